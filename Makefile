@@ -1,0 +1,58 @@
+# Everything a fresh machine needs is Python (3.11 to 3.14) and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+RUN = $(BIN)/python -m
+
+.PHONY: demo test check wheel-test campaign bench schemas lock clean
+
+demo: $(VENV)/ready  ## the main job on made-up data
+	$(BIN)/currents-ingest demo
+
+test: $(VENV)/ready-dev  ## the tests, on two processes
+	$(RUN) pytest -n 2
+
+check: $(VENV)/ready-dev  ## lint, format, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Tests need the package's wheel alone: they run in a folder without its source.
+wheel-test: $(VENV)/ready-dev
+	rm -rf build/wheel && mkdir -p build/wheel/away
+	$(RUN) pip wheel --quiet --no-deps --no-build-isolation -w build/wheel .
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps build/wheel/*.whl
+	cp -R tests fixtures pyproject.toml build/wheel/away
+	rm -rf build/wheel/away/tests/checkout
+	cd build/wheel/away && ../venv/bin/python -P -m pytest -n 2 -p no:cacheprovider
+
+campaign: $(VENV)/ready-dev  ## kills by the hundred; about half an hour
+	$(RUN) tests.campaign --kills 200 --seed 1
+	$(RUN) tests.campaign --kills 200 --seed 2 --empty-disk
+
+bench: $(VENV)/ready-dev  ## speed and memory against a plain script
+	$(BIN)/python tools/bench.py
+
+# FACTS is a folder of facts about Braze's samples; see the script.
+schemas: $(VENV)/ready-dev
+	$(BIN)/python tools/derive_schemas.py $(FACTS)
+
+lock:  ## needs uv
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group build -o requirements.txt
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group build --group test --group dev -o requirements-dev.txt
+
+clean:
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+$(VENV)/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(RUN) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/ready-dev: requirements-dev.txt $(VENV)/ready
+	$(RUN) pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@

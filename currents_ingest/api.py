@@ -1,0 +1,343 @@
+"""What each command does, as a function that returns a value.
+
+For Airflow, Dagster or a notebook::
+
+    from currents_ingest import config
+    from currents_ingest.api import poll
+
+    outcome = poll(config.read(Path("currents.toml")))
+    print(outcome.rows_out)
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import structlog
+
+from currents_ingest import discover, lease
+from currents_ingest.cache import ASIDE
+from currents_ingest.discover import Window
+from currents_ingest.errors import LedgerConflictError, NotThereError, SettingsError
+from currents_ingest.ledger import Ledger
+from currents_ingest.manifest import Entry, FileId, SetAside
+from currents_ingest.pipeline import WORKERS, Committed, Run, max_bytes_in_work
+from currents_ingest.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from currents_ingest.config import Settings
+    from currents_ingest.discover import Found
+    from currents_ingest.lease import Lease
+
+log = structlog.get_logger()
+
+_TRIES = 1000
+"""How often a run plans anew after another one committed first."""
+
+
+_STAGING_KEPT = timedelta(days=1)
+"""How long staged objects of other runs are left alone where no lease is held."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a poll, a load or a retry came to."""
+
+    entries: tuple[int, ...] = ()
+    files: int = 0
+    bytes_in: int = 0
+    rows_in: int = 0
+    rows_out: int = 0
+    duplicates: int = 0
+    rejects: int = 0
+    objects: int = 0
+    """Feed objects published."""
+    quarantined: tuple[SetAside, ...] = ()
+    unread: tuple[str, ...] = ()
+    """What the bucket did not give, with the reason; it is tried again next time."""
+    drift: tuple[str, ...] = ()
+    """Event type and fingerprint of schemas met for the first time."""
+    stopped: bool = False
+    """Asked to stop before everything was done."""
+
+    @property
+    def needs_a_look(self) -> bool:
+        """Tell whether something was quarantined, rejected or has drifted."""
+        return bool(self.quarantined or self.rejects or self.drift)
+
+    def plus(self, committed: Committed) -> Outcome:
+        """Add one commit."""
+        unread = tuple(f"{key}: {error.told()}" for key, error in committed.unread)
+        entry = committed.entry
+        if entry is None:
+            return replace(self, unread=self.unread + unread)
+        batches = entry.batches
+        return replace(
+            self,
+            entries=(*self.entries, entry.number),
+            files=self.files + sum(len(one.inputs) for one in batches),
+            bytes_in=self.bytes_in + sum(i.size for one in batches for i in one.inputs),
+            rows_in=self.rows_in + sum(one.rows_in for one in batches),
+            rows_out=self.rows_out + sum(one.rows_out for one in batches),
+            duplicates=self.duplicates + sum(one.duplicates for one in batches),
+            rejects=self.rejects + sum(one.rejects for one in batches),
+            objects=self.objects + sum(one.kind == "feed" for one in entry.outputs),
+            quarantined=self.quarantined + entry.set_aside,
+            unread=self.unread + unread,
+            drift=self.drift
+            + tuple(f"{one.event_type} {one.fingerprint}" for one in entry.schemas),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a load would read."""
+
+    files: int
+    """Foreign ones included."""
+    bytes: int
+    by_event_type: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Files and bytes."""
+    foreign: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """Stores, ledger and lease of a run that may write."""
+
+    settings: Settings
+    source: Store
+    ledger: Ledger
+    lease: Lease | None
+    token: str
+
+    def run(self, stop: Callable[[], bool]) -> Run:
+        return Run(
+            source=self.source,
+            ledger=self.ledger,
+            settings=self.settings,
+            token=self.token,
+            lease=self.lease,
+            make_job=lambda found: discover.job(
+                found,
+                self.ledger.cache,
+                self.settings,
+                datetime.now(UTC),
+                max_bytes_in_work(self.settings),
+            ),
+            stop=stop,
+        )
+
+
+def never() -> bool:
+    """Never ask to stop."""
+    return False
+
+
+def poll(
+    settings: Settings,
+    *,
+    stop: Callable[[], bool] = never,
+    seen: Callable[[Committed], None] = lambda _: None,
+) -> Outcome:
+    """Ingest what is new, once.
+
+    Args:
+        settings: Where from, where to.
+        stop: Asked between batches; True ends the run after the batches in hand.
+        seen: Told of each commit.
+
+    Raises:
+        LeaseHeldError: Another run is at work; nothing was done.
+        StoreError: A bucket could not be reached; what was committed stays.
+    """
+    with _session(settings) as session:
+        started = datetime.now(UTC)
+        cache = session.ledger.cache
+        last = cache.reconciled()
+        whole = last is None or started - last >= settings.source.reconcile
+
+        def window(event_type: str) -> Window:
+            newest = None if whole else cache.watermark(event_type)
+            return Window(since=newest and newest - settings.source.lookback)
+
+        outcome = _ingest(session, settings.source.events, window, stop, seen)
+        if whole and not stop() and not outcome.unread:
+            stamp = Entry(at=datetime.now(UTC), run=session.token, reconciled=started)
+            _decide(session, stamp)
+        session.ledger.fold(session.token, datetime.now(UTC))
+        return outcome
+
+
+def load(
+    settings: Settings,
+    since: date,
+    until: date,
+    *,
+    stop: Callable[[], bool] = never,
+    seen: Callable[[Committed], None] = lambda _: None,
+) -> Outcome:
+    """Ingest the files queued from *since* to before *until*, in UTC days.
+
+    What is done already is passed over, so a load that ended early goes on. Arguments
+    and errors are those of poll.
+    """
+    hours = _window(since, until)
+    with _session(settings) as session:
+        outcome = _ingest(session, settings.source.events, lambda _: hours, stop, seen)
+        session.ledger.fold(session.token, datetime.now(UTC))
+        return outcome
+
+
+def survey(settings: Settings, since: date, until: date) -> Survey:
+    """Say what a load would read; changes nothing."""
+    hours = _window(since, until)
+    source, ledger = _looking(settings)
+    by_type: dict[str, tuple[int, int]] = {}
+    foreign = 0
+    for page in discover.new_files(
+        source, ledger, settings.source.events, lambda _: hours
+    ):
+        files, size = by_type.get(page.event_type, (0, 0))
+        by_type[page.event_type] = (
+            files + len(page.files),
+            size + sum(file.listed.size for file in page.files),
+        )
+        foreign += len(page.foreign)
+    return Survey(
+        sum(files for files, _ in by_type.values()) + foreign,
+        sum(size for _, size in by_type.values()),
+        by_type,
+        foreign,
+    )
+
+
+def quarantine(settings: Settings) -> list[SetAside]:
+    """Return the files in quarantine, by key; changes nothing."""
+    _, ledger = _looking(settings)
+    return ledger.cache.files(ASIDE)
+
+
+def retry(settings: Settings, keys: Sequence[str]) -> Outcome:
+    """Take files out of quarantine and read them again now.
+
+    Args:
+        settings: Where from, where to.
+        keys: Keys as ``quarantine`` lists them; none: all.
+    """
+    with _session(settings) as session:
+        files = _chosen(session, keys)
+        _decide(session, _decision(session, released=files))
+        nothing = Window(until=datetime.min.replace(tzinfo=UTC))
+        return _ingest(session, (), lambda _: nothing, never, lambda _: None)
+
+
+def discard(settings: Settings, keys: Sequence[str]) -> int:
+    """Give quarantined files up for good; return how many."""
+    with _session(settings) as session:
+        files = _chosen(session, keys)
+        _decide(session, _decision(session, discarded=files))
+        return len(files)
+
+
+def _ingest(
+    session: _Session,
+    events: Iterable[str],
+    window: Callable[[str], Window],
+    stop: Callable[[], bool],
+    seen: Callable[[Committed], None],
+) -> Outcome:
+    outcome = Outcome()
+    globs = tuple(events)
+    limit = max_bytes_in_work(session.settings) // WORKERS
+    for _ in range(_TRIES):
+        found: Iterable[Found] = chain(
+            discover.released(session.ledger.cache),
+            discover.new_files(session.source, session.ledger, globs, window),
+        )
+        try:
+            for committed in session.run(stop).over(discover.batches(found, limit)):
+                outcome = outcome.plus(committed)
+                seen(committed)
+            return replace(outcome, stopped=stop())
+        except LedgerConflictError as error:
+            log.info("planning anew", entry=error.number)
+            session.ledger.catch_up()
+    raise LedgerConflictError(session.ledger.cache.head + 1)
+
+
+@contextmanager
+def _session(settings: Settings) -> Iterator[_Session]:
+    token = secrets.token_hex(8)
+    concurrency = max(1, settings.limits.concurrency // WORKERS)
+    source = Store.open(settings.source.url, concurrency=concurrency)
+    feeds = Store.open(settings.feeds.url, concurrency=concurrency)
+    ledger = Ledger.open(feeds, settings.ledger.cache)
+    holder = f"{socket.gethostname()}, process {os.getpid()}"
+    if not ledger.probe(token):
+        log.warning(
+            "the store ignores If-None-Match; only the lease keeps two runs apart",
+            feeds=settings.feeds.url,
+        )
+    with lease.hold(feeds, holder, settings.ledger.lease) as held:
+        ledger.catch_up()
+        # With the lease, whoever staged before us is dead or has lost it.
+        ledger.sweep(token, timedelta(0) if held else _STAGING_KEPT)
+        yield _Session(settings, source, ledger, held, token)
+    ledger.cache.close()
+
+
+def _looking(settings: Settings) -> tuple[Store, Ledger]:
+    concurrency = settings.limits.concurrency
+    source = Store.open(settings.source.url, concurrency=concurrency)
+    feeds = Store.open(settings.feeds.url, concurrency=concurrency)
+    return source, Ledger.look(feeds, settings.ledger.cache)
+
+
+def _decide(session: _Session, entry: Entry) -> None:
+    """Commit a decision, after whatever others commit meanwhile."""
+    for _ in range(_TRIES):
+        try:
+            session.ledger.commit(entry)
+        except LedgerConflictError:
+            session.ledger.catch_up()
+        else:
+            return
+    raise LedgerConflictError(session.ledger.cache.head + 1)
+
+
+def _decision(session: _Session, **files: tuple[FileId, ...]) -> Entry:
+    return Entry.model_validate(
+        {"at": datetime.now(UTC), "run": session.token, **files}
+    )
+
+
+def _chosen(session: _Session, keys: Sequence[str]) -> tuple[FileId, ...]:
+    held = session.ledger.cache.files(ASIDE)
+    if missing := set(keys) - {one.key for one in held}:
+        raise NotThereError(f"{min(missing)!r} in quarantine")
+    return tuple(
+        FileId(key=one.key, etag=one.etag, size=one.size)
+        for one in held
+        if not keys or one.key in keys
+    )
+
+
+def _window(since: date, until: date) -> Window:
+    if since >= until:
+        message = (
+            f"--since {since} is not before --until {until} (the first day left out)"
+        )
+        raise SettingsError((message,))
+    return Window(
+        datetime.combine(since, time(), UTC), datetime.combine(until, time(), UTC)
+    )

@@ -1,0 +1,377 @@
+"""Avro object containers: header, block walk, splice, decode to columns.
+
+Many small files of one schema are joined into one container and decoded in one call.
+Every block is walked first, so a torn file is found before anything is decoded, and
+the rows of each file are known from its block headers.
+
+Source: Avro 1.12 specification, "Object Container Files" and "Binary Encoding".
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zlib
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cramjam
+import fastavro
+import polars as pl
+
+from currents_ingest import schemas
+from currents_ingest.errors import CorruptObjectError
+
+try:
+    # The public reader lets Polars choose the batch size; see decode_flat for why
+    # it has to be ours.
+    from polars_avro._avro_rs import AvroSource
+except ImportError:  # a platform without the wheel
+    AvroSource = None  # type: ignore[assignment, misc]  # decode looks for it
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from currents_ingest.schemas import WriterSchema
+
+MAGIC = b"Obj\x01"
+_SYNC = 16
+MAX_SCHEMA = 1 << 20
+"""Bytes of schema we are willing to read; Braze's largest has about 4,000."""
+MAX_UNPACKED = 64 << 20
+"""Bytes that one file's compressed blocks may unpack to. Currents uses no codec."""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One walked file: its schema and its rows' bytes, still encoded."""
+
+    schema: WriterSchema
+    blocks: tuple[memoryview | bytes, ...]
+    rows: int
+
+
+def walk(body: bytes) -> Container:
+    """Check a whole file from header to last sync marker, and take it apart.
+
+    Raises:
+        CorruptObjectError: It is empty, cut, has a foreign sync marker, an impossible
+            count or size, an unknown codec, or unpacks to too much. Says at which
+            byte.
+    """
+    view = memoryview(body)
+    metadata, at = _header(view)
+    schema = schemas.parse(metadata.get("avro.schema", b""))
+    codec = metadata.get("avro.codec", b"null").decode("ascii", "replace")
+    if codec not in _UNPACK:
+        raise CorruptObjectError(
+            f"the codec {codec!r} is not supported (null, deflate and snappy are)"
+        )
+    sync, at = bytes(view[at : at + _SYNC]), at + _SYNC
+    blocks, rows = _blocks(view, at, sync, codec)
+    least = max(1, len(schema.fields))  # each field takes a byte at least
+    if rows == 0:
+        raise CorruptObjectError(
+            "the file has a header but no rows; Currents writes no empty file, "
+            "so its end was lost"
+        )
+    if schema.flat and rows * least > sum(map(len, blocks)):
+        raise CorruptObjectError(
+            f"the block headers promise {rows} rows, more than the bytes can hold"
+        )
+    return Container(schema, blocks, rows)
+
+
+def decode(containers: Sequence[Container]) -> pl.DataFrame:
+    """Decode files of one writer schema, rows in the files' order.
+
+    Columns are the schema's fields, of the matching Polars type; whatever is no plain
+    value and no array of them comes as JSON text.
+
+    Raises:
+        CorruptObjectError: A value does not decode, or the rows are not as many as
+            the blocks promise; which file it is, is found by decoding fewer.
+    """
+    schema = containers[0].schema
+    if not schema.flat or AvroSource is None:
+        return pl.concat([decode_any(container) for container in containers])
+    return decode_flat(containers)
+
+
+def decode_flat(containers: Sequence[Container]) -> pl.DataFrame:
+    """Decode through Arrow, in one call.
+
+    arrow-avro never returns when a block holds more bytes than its count of rows
+    takes. So all blocks become one, whose count is too high on purpose, and the
+    first batch asks for just the rows that are promised: a second batch then shows
+    what is left over, and missing rows are an error.
+    """
+    rows = sum(container.rows for container in containers)
+    source = AvroSource(
+        [lambda: nullcontext(io.BytesIO(splice(containers)))],
+        strict=False,
+        utf8_view=False,
+    )
+    try:
+        batches = [pl.DataFrame(batch) for batch in source.batch_iter(rows, None)]
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a Rust panic is no Exception
+        raise CorruptObjectError(f"a row does not decode: {_brief(error)}") from error
+    found = sum(batch.height for batch in batches)
+    if found != rows:
+        raise CorruptObjectError(f"the blocks promise {rows} rows and hold {found}")
+    arrays = [
+        field.name for field in containers[0].schema.fields if field.type == "array"
+    ]
+    return batches[0].with_columns(map(_array_as_json, arrays))
+
+
+def _array_as_json(name: str) -> pl.Expr:
+    whole = pl.struct(pl.col(name).alias("v")).struct.json_encode()
+    text = whole.str.slice(len('{"v":')).str.head(-1)
+    return pl.when(pl.col(name).is_not_null()).then(text).alias(name)
+
+
+def splice(containers: Sequence[Container]) -> bytes:
+    """Join files of one writer schema into one container of one large block.
+
+    The block's count is higher than the rows it holds; decode_flat says why.
+    """
+    size = sum(len(block) for each in containers for block in each.blocks)
+    rows = sum(container.rows for container in containers)
+    canonical = containers[0].schema.canonical.encode()
+    sync = bytes(_SYNC)
+    return b"".join(
+        (
+            MAGIC,
+            _long(1),
+            *(_long(len(part)) + part for part in (b"avro.schema", canonical)),
+            _long(0),
+            sync,
+            _long(rows + size + 1),
+            _long(size),
+            *(block for each in containers for block in each.blocks),
+            sync,
+        )
+    )
+
+
+def decode_any(container: Container) -> pl.DataFrame:
+    """Decode one file row by row with fastavro: every Avro type, but slow.
+
+    Text that is not UTF-8 does not stop it: the column ``BAD_TEXT`` names the first
+    such field of a row, and its bad bytes come as question marks.
+    """
+    schema = container.schema
+    reader = io.BytesIO(b"".join(container.blocks))
+    parsed = fastavro.parse_schema(json.loads(schema.canonical))
+    records: list[dict[str, Any]] = []
+    try:
+        for _ in range(container.rows):
+            record: Any = fastavro.schemaless_reader(
+                reader, parsed, None, handle_unicode_errors="surrogateescape"
+            )
+            records.append(record)
+        frame = _frame(schema, records)
+    except Exception as error:
+        raise CorruptObjectError(
+            f"row {len(records)} does not decode: {_brief(error)}"
+        ) from error
+    if left := len(reader.read()):
+        raise CorruptObjectError(
+            f"{left} bytes are left over after the {container.rows} rows promised"
+        )
+    return frame
+
+
+BAD_TEXT = "currents bad text"
+"""Name of a field with text that is no UTF-8, in this row; else null. Not a name that
+an Avro field can have."""
+
+_POLARS: dict[str, Any] = {
+    "string": pl.String,
+    "boolean": pl.Boolean,
+    "int": pl.Int32,
+    "long": pl.Int64,
+    "float": pl.Float32,
+    "double": pl.Float64,
+    "array": pl.String,
+    "complex": pl.String,
+}
+
+
+def _frame(schema: WriterSchema, records: list[dict[str, Any]]) -> pl.DataFrame:
+    bad = [_bad_text(record) for record in records]
+    columns = {
+        field.name: pl.Series(
+            field.name,
+            [_plain(record[field.name], field.type) for record in records],
+            dtype=_POLARS[field.type],
+        )
+        for field in schema.fields
+    }
+    frame = pl.DataFrame(columns)
+    return frame.with_columns(pl.Series(BAD_TEXT, bad, dtype=pl.String))
+
+
+def _plain(value: Any, kind: str) -> Any:
+    if value is None or kind not in ("string", "array", "complex"):
+        return value
+    if kind == "string":
+        return value.encode("utf-8", "replace").decode()
+    text = json.dumps(
+        value, ensure_ascii=False, separators=(",", ":"), default=_foreign
+    )
+    return text.encode("utf-8", "replace").decode()
+
+
+def _foreign(value: Any) -> Any:
+    """Write bytes as Avro's own JSON encoding does, and the rest as text."""
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+def _bad_text(record: dict[str, Any]) -> str | None:
+    for name, value in record.items():
+        text = (
+            value
+            if isinstance(value, str)
+            else json.dumps(value, default=_foreign, ensure_ascii=False)
+        )
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return name
+    return None
+
+
+def _header(view: memoryview) -> tuple[dict[str, bytes], int]:
+    if not view:
+        raise CorruptObjectError("the object is empty; Currents writes no empty file")
+    if bytes(view[:4]) != MAGIC:
+        raise CorruptObjectError(
+            "the object is no Avro file (it does not start as one)"
+        )
+    metadata: dict[str, bytes] = {}
+    count, at = _read_long(view, 4, "the header")
+    while count:
+        if count < 0:  # a negative count is followed by the block's size
+            _, at = _read_long(view, at, "the header")
+        for _ in range(min(abs(count), 1000)):
+            name, at = _read_bytes(view, at)
+            value, at = _read_bytes(view, at)
+            metadata[name.decode("utf-8", "replace")] = value
+        count, at = _read_long(view, at, "the header")
+    if at + _SYNC > len(view):
+        raise CorruptObjectError(f"the header is cut at byte {len(view)}")
+    return metadata, at
+
+
+def _blocks(
+    view: memoryview, at: int, sync: bytes, codec: str
+) -> tuple[tuple[memoryview | bytes, ...], int]:
+    blocks: list[memoryview | bytes] = []
+    rows, room = 0, MAX_UNPACKED
+    unpack = _UNPACK[codec]
+    while at < len(view):
+        start = at
+        count, at = _read_long(view, at, "a block")
+        size, at = _read_long(view, at, "a block")
+        end = at + size
+        if count < 0 or size < 0:
+            raise CorruptObjectError(
+                f"the block at byte {start} claims {count} rows in {size} bytes"
+            )
+        if end + _SYNC > len(view):
+            raise CorruptObjectError(
+                f"the block at byte {start} is cut: {end + _SYNC - len(view)} bytes of "
+                "the file are missing"
+            )
+        if view[end : end + _SYNC] != sync:
+            raise CorruptObjectError(
+                f"the block at byte {start} ends with a wrong sync marker"
+            )
+        block = unpack(view[at:end], room)
+        if codec != "null":
+            room -= len(block)
+        blocks.append(block)
+        rows, at = rows + count, end + _SYNC
+    return tuple(blocks), rows
+
+
+def _deflate(block: memoryview, room: int) -> bytes:
+    unpacker = zlib.decompressobj(-15)
+    try:
+        found = unpacker.decompress(block, room + 1)
+    except zlib.error as error:
+        raise CorruptObjectError("a deflate block does not unpack") from error
+    _check_room(len(found), room)
+    if not unpacker.eof:
+        raise CorruptObjectError("a deflate block is cut short")
+    return found
+
+
+def _snappy(block: memoryview, room: int) -> bytes:
+    packed = bytes(block[:-4])  # the last four bytes are a checksum
+    try:
+        _check_room(cramjam.snappy.decompress_raw_len(packed), room)
+        found = bytes(cramjam.snappy.decompress_raw(packed))
+    except cramjam.DecompressionError as error:
+        raise CorruptObjectError("a snappy block does not unpack") from error
+    if zlib.crc32(found).to_bytes(4, "big") != bytes(block[-4:]):
+        raise CorruptObjectError("a snappy block's checksum does not fit its content")
+    return found
+
+
+def _check_room(size: int, room: int) -> None:
+    if size > room:
+        raise CorruptObjectError(
+            f"the file's blocks unpack to more than {MAX_UNPACKED >> 20} MiB"
+        )
+
+
+_UNPACK: dict[str, Any] = {
+    "null": lambda block, _room: block,
+    "deflate": _deflate,
+    "snappy": _snappy,
+}
+
+
+def _read_long(view: memoryview, at: int, where: str) -> tuple[int, int]:
+    """Read a zig-zag number of at most ten bytes; return it and what follows."""
+    number = shift = 0
+    for position in range(at, min(at + 10, len(view))):
+        byte = view[position]
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return (number >> 1) ^ -(number & 1), position + 1
+        shift += 7
+    raise CorruptObjectError(f"{where} is cut or damaged at byte {at}")
+
+
+def _read_bytes(view: memoryview, at: int) -> tuple[bytes, int]:
+    size, at = _read_long(view, at, "the header")
+    if not 0 <= size <= MAX_SCHEMA:
+        raise CorruptObjectError(
+            f"the header claims a text of {size} bytes at byte {at}"
+        )
+    if at + size > len(view):
+        raise CorruptObjectError(f"the header is cut at byte {len(view)}")
+    return bytes(view[at : at + size]), at + size
+
+
+def _long(number: int) -> bytes:
+    """Write a number that is not negative as Avro's zig-zag varint."""
+    number <<= 1
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _brief(error: BaseException) -> str:
+    """Return the kind of a foreign error; its text may quote the data."""
+    return type(error).__name__

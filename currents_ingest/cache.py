@@ -1,0 +1,374 @@
+"""A SQLite file that indexes the ledger; deleted or missing, it is rebuilt from it.
+
+It never knows anything that the bucket does not. Rows of days that only checkpoints
+cover are fetched when they are first asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from currents_ingest.contracts import Contract
+from currents_ingest.manifest import SetAside
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from currents_ingest.manifest import Entry, Manifest
+    from currents_ingest.store import StoredObject
+
+VERSION = "1"
+DONE, ASIDE, RELEASED, DISCARDED = "done", "aside", "released", "discarded"
+
+_TABLES = """
+create table meta (name text primary key, value text) without rowid;
+create table files (key text, etag text, size integer, hour integer, event_type text,
+  entry integer, state text, reason text, primary key (key, etag, size)) without rowid;
+create index files_by_state on files (state) where state <> 'done';
+create table hours (event_type text, hour integer, object text, queued_from integer,
+  queued_to integer, entry integer, primary key (event_type, hour, object))
+  without rowid;
+create table contracts (feed text primary key, body text) without rowid;
+create table totals (event_type text primary key, feed text, files integer,
+  rows_in integer, rows_out integer, duplicates integer, rejects integer,
+  bytes integer, watermark integer, committed_at text) without rowid;
+create table schemas (fingerprint text, event_type text, seen text, canonical text,
+  primary key (fingerprint, event_type)) without rowid;
+create table segments (object text primary key, day integer, kind text) without rowid;
+"""
+STATE_TABLES = ("contracts", "totals", "schemas")
+"""Tables that a checkpoint holds whole."""
+
+
+class Cache:
+    """What the ledger says, ready to be asked.
+
+    Safe to use from several threads. Times are whole seconds since 1970, days are
+    counted since 1970.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        self._lock = threading.RLock()
+
+    @staticmethod
+    def open(path: Path, url: str) -> Cache:
+        """Open the cache of the ledger at *url*; start anew if it is another's.
+
+        A file that cannot be used is replaced; where none can be written, the cache
+        is kept in memory.
+        """
+        for _ in range(2):
+            try:
+                return _opened(path, url)
+            except (sqlite3.OperationalError, OSError):  # locked, full, read-only
+                break
+            except sqlite3.DatabaseError:  # damaged
+                with suppress(OSError):
+                    path.unlink()
+        return _opened(None, url)
+
+    @staticmethod
+    def look(path: Path, url: str) -> Cache:
+        """Open a copy in memory, so that looking leaves the file as it is."""
+        memory = sqlite3.connect(":memory:", check_same_thread=False)
+        with suppress(sqlite3.DatabaseError):
+            file = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+            file.backup(memory)
+            file.close()
+        _prepare(memory, url)
+        return Cache(memory)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def meta(self, name: str) -> str | None:
+        """Return a remembered value."""
+        found = self._rows("select value from meta where name = ?", name)
+        return str(found[0][0]) if found else None
+
+    def remember(self, name: str, value: str) -> None:
+        """Keep a value that can be found out again."""
+        with self._transaction():
+            self._set(name, value)
+
+    @property
+    def head(self) -> int:
+        """Number of the last entry applied."""
+        return int(self.meta("head") or 0)
+
+    @property
+    def base(self) -> int:
+        """Number of the checkpoint that this cache began from; 0: the beginning."""
+        return int(self.meta("base") or 0)
+
+    def forget(self, url: str) -> None:
+        """Empty the cache."""
+        with self._lock:
+            _reset(self._db, url)
+
+    def apply(self, entry: Entry, digest: str) -> None:
+        """Take in the next entry; one that is in already changes nothing."""
+        with self._transaction():
+            if entry.number != self.head + 1:
+                return
+            for batch in entry.batches:
+                self._apply_batch(entry, batch)
+            self._db.executemany(
+                "insert or replace into contracts values (?, ?)",
+                [(one.feed, one.model_dump_json()) for one in entry.pinned],
+            )
+            self._mark(entry, entry.set_aside, ASIDE)
+            self._mark(entry, entry.released, RELEASED)
+            self._mark(entry, entry.discarded, DISCARDED)
+            self._db.executemany(
+                "insert or ignore into schemas values (?, ?, ?, ?)",
+                [
+                    (
+                        one.fingerprint,
+                        one.event_type,
+                        entry.at.isoformat(),
+                        one.canonical,
+                    )
+                    for one in entry.schemas
+                ],
+            )
+            if entry.reconciled:
+                self._set("reconciled", str(_seconds(entry.reconciled)))
+            self._set("head", str(entry.number))
+            self._set("digest", digest)
+
+    def unseen(self, listed: Sequence[StoredObject]) -> list[StoredObject]:
+        """Return those that the ledger does not hold with the same ETag and size."""
+        keys = json.dumps([one.key for one in listed])
+        held = set(
+            self._rows(
+                "select key, etag, size from files where key in "
+                "(select value from json_each(?))",
+                keys,
+            )
+        )
+        return [one for one in listed if (one.key, one.etag, one.size) not in held]
+
+    def watermark(self, event_type: str) -> datetime | None:
+        """Return the newest queued hour committed of an event type."""
+        found = self._rows(
+            "select watermark from totals where event_type = ?", event_type
+        )
+        return _time(found[0][0]) if found else None
+
+    def reconciled(self) -> datetime | None:
+        """Return when the last full listing began."""
+        found = self.meta("reconciled")
+        return _time(int(found)) if found else None
+
+    def contract(self, feed: str) -> Contract | None:
+        """Return the pinned contract of a feed."""
+        found = self._rows("select body from contracts where feed = ?", feed)
+        return Contract.model_validate_json(found[0][0]) if found else None
+
+    def index_objects(
+        self, event_type: str, hours: Sequence[int], since: datetime, until: datetime
+    ) -> list[str]:
+        """Return the index objects that hold these event hours and queued times."""
+        found = self._rows(
+            "select distinct object from hours where event_type = ? and hour in "
+            "(select value from json_each(?)) and queued_to >= ? and queued_from <= ?",
+            event_type,
+            json.dumps(list(hours)),
+            _seconds(since),
+            _seconds(until),
+        )
+        return sorted(object_ for (object_,) in found)
+
+    def files(self, state: str) -> list[SetAside]:
+        """Return the files in quarantine, released from it or discarded, by key."""
+        found = self._rows(
+            "select key, etag, size, event_type, hour, reason from files "
+            "where state = ? and state <> 'done' order by key, etag",
+            state,
+        )
+        return [
+            SetAside(
+                key=key,
+                etag=etag,
+                size=size,
+                event_type=event_type,
+                hour=_time(hour) if hour is not None else None,
+                reason=reason or "",
+            )
+            for key, etag, size, event_type, hour, reason in found
+        ]
+
+    def table(
+        self, name: str, where: str = "true", *values: Any
+    ) -> list[dict[str, Any]]:
+        """Return a table's rows by column name, in a fixed order."""
+        with self._lock:
+            cursor = self._db.execute(
+                f"select * from {name} where {where} order by 1, 2",  # noqa: S608 (our names)
+                values,
+            )
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    def restore(self, number: int, state: dict[str, Any]) -> None:
+        """Begin from a checkpoint's state instead of the first entry."""
+        with self._transaction():
+            for name in STATE_TABLES:
+                self._insert(name, state[name])
+            self._insert("files", state["files"])
+            self._insert("segments", state["segments"])
+            for name, value in state["meta"].items():
+                self._set(name, value)
+            self._set("base", str(number))
+            self._set("head", str(number))
+
+    def unloaded(self, kind: str, days: Iterable[int]) -> list[str]:
+        """Return the checkpoint segments of these days that are not in yet."""
+        found = self._rows(
+            "select object from segments where kind = ? and day in "
+            "(select value from json_each(?)) order by object",
+            kind,
+            json.dumps(sorted(days)),
+        )
+        return [object_ for (object_,) in found]
+
+    def load(self, kind: str, segment: str, rows: list[dict[str, Any]]) -> None:
+        """Take in a checkpoint segment; what newer entries said stays."""
+        with self._transaction():
+            self._insert(kind, rows)
+            self._db.execute("delete from segments where object = ?", (segment,))
+
+    def _apply_batch(self, entry: Entry, batch: Manifest) -> None:
+        kind, number = batch.event_type, entry.number
+        self._db.executemany(
+            "insert or replace into files values (?, ?, ?, ?, ?, ?, 'done', null)",
+            [(*one.identity, _seconds(one.hour), kind, number) for one in batch.inputs],
+        )
+        first, last = map(_seconds, batch.queued)
+        self._db.executemany(
+            "insert or ignore into hours values (?, ?, ?, ?, ?, ?)",
+            [
+                (kind, hour, output.key, first, last, number)
+                for output in batch.outputs
+                if output.kind == "index"
+                for hour in batch.hours
+            ],
+        )
+        self._db.execute(
+            "insert into totals values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "on conflict (event_type) do update set files = files + excluded.files, "
+            "rows_in = rows_in + excluded.rows_in, "
+            "rows_out = rows_out + excluded.rows_out, "
+            "duplicates = duplicates + excluded.duplicates, "
+            "rejects = rejects + excluded.rejects, bytes = bytes + excluded.bytes, "
+            "watermark = max(watermark, excluded.watermark), "
+            "committed_at = excluded.committed_at",
+            (
+                kind,
+                batch.feed,
+                len(batch.inputs),
+                batch.rows_in,
+                batch.rows_out,
+                batch.duplicates,
+                batch.rejects,
+                sum(one.bytes for one in batch.outputs if one.kind == "feed"),
+                last,
+                entry.at.isoformat(),
+            ),
+        )
+
+    def _mark(self, entry: Entry, files: Iterable[Any], state: str) -> None:
+        for one in files:
+            if isinstance(one, SetAside):
+                hour = _seconds(one.hour) if one.hour else None
+                self._db.execute(
+                    "insert or replace into files values (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        *one.identity,
+                        hour,
+                        one.event_type,
+                        entry.number,
+                        state,
+                        one.reason,
+                    ),
+                )
+            else:
+                self._db.execute(
+                    "update files set state = ?, entry = ? "
+                    "where key = ? and etag = ? and size = ?",
+                    (state, entry.number, *one.identity),
+                )
+
+    def _insert(self, name: str, rows: list[dict[str, Any]]) -> None:
+        if rows:
+            marks = ", ".join(f":{column}" for column in rows[0])
+            self._db.executemany(
+                f"insert or ignore into {name} ({', '.join(rows[0])}) values ({marks})",  # noqa: S608 (our names)
+                rows,
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock, self._db:
+            self._db.execute("begin immediate")
+            yield
+
+    def _set(self, name: str, value: str) -> None:
+        self._db.execute("insert or replace into meta values (?, ?)", (name, value))
+
+    def _rows(self, query: str, *values: Any) -> list[Any]:
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+
+def _opened(path: Path | None, url: str) -> Cache:
+    if path and str(path) != ":memory:":
+        path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(
+        str(path or ":memory:"), timeout=30, check_same_thread=False
+    )
+    _prepare(connection, url)
+    return Cache(connection)
+
+
+def _prepare(connection: sqlite3.Connection, url: str) -> None:
+    """Keep a cache of this version and ledger, else start it anew."""
+    connection.isolation_level = None
+    connection.execute("pragma synchronous = normal")
+    tables = connection.execute("select name from sqlite_master").fetchall()
+    held = ("meta",) in tables
+    found = dict(connection.execute("select name, value from meta") if held else ())
+    if (found.get("version"), found.get("url")) != (VERSION, url):
+        _reset(connection, url)
+
+
+def _reset(connection: sqlite3.Connection, url: str) -> None:
+    connection.execute("begin immediate")
+    tables = connection.execute(
+        "select name from sqlite_master where type = 'table'"
+    ).fetchall()
+    for (name,) in tables:
+        connection.execute(f"drop table {name}")
+    for statement in _TABLES.split(";"):
+        connection.execute(statement)
+    connection.executemany(
+        "insert into meta values (?, ?)", [("version", VERSION), ("url", url)]
+    )
+    connection.execute("commit")
+
+
+def _seconds(time: datetime) -> int:
+    return int(time.timestamp())
+
+
+def _time(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,235 @@
+"""Settings, checked once before any work.
+
+They come from ``currents.toml``; each value may also come from the environment, as
+``CURRENTS_FEEDS__URL`` for ``url`` in ``[feeds]``, and the environment wins.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from pydantic_settings import (
+    SettingsError as SourceError,
+)
+
+from currents_ingest.errors import SettingsError
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+DEFAULT_PATH = Path("currents.toml")
+
+
+def duration(text: object) -> timedelta:
+    """Read ``90s``, ``5m``, ``48h`` or ``45d``."""
+    if isinstance(text, timedelta):
+        return text
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", str(text))
+    if not match:
+        message = f"{text!r} is no duration; write a number and s, m, h or d, as in 48h"
+        raise ValueError(message)
+    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+
+
+def size(text: object) -> int:
+    """Read ``256MB`` (10^6) or a plain number of bytes."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", str(text).upper())
+    if not match or match[2] not in _SIZES:
+        message = f"{text!r} is no size; write a number and MB, GB or TB, as in 256MB"
+        raise ValueError(message)
+    return int(float(match[1]) * _SIZES[match[2]])
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(duration),
+    PlainSerializer(lambda value: f"{value.total_seconds():g}s", return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?[smhd]$"}),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(size),
+    WithJsonSchema(
+        {"type": ["string", "integer"], "pattern": r"^\d+(\.\d+)?[KMGT]?B?$"}
+    ),
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(_Section):
+    """Where Currents writes."""
+
+    url: str = Field(
+        min_length=1,
+        description="Folder that holds dataexport.*: s3://, gs://, az://, file://, "
+        "memory:// or a path.",
+    )
+    lookback: Duration = Field(
+        default=timedelta(hours=48),
+        description="How far behind the newest ingested hour each poll looks for files "
+        "that came late.",
+    )
+    reconcile: Duration = Field(
+        default=timedelta(days=1),
+        description="How often a poll lists everything, to find what the look-back "
+        "missed.",
+    )
+    events: tuple[str, ...] = Field(
+        default=("*",), description="Which event types to ingest, by glob."
+    )
+
+
+class Feeds(_Section):
+    """Where the Parquet feeds, the ledger and the index go."""
+
+    url: str = Field(min_length=1, description="Same forms as source.url.")
+    dedupe_horizon: Duration = Field(
+        default=timedelta(days=45),
+        description="How far apart, in queued time, two deliveries of one event may "
+        "lie and still be recognised.",
+    )
+    max_reject_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="A batch with a larger share of rejected rows gives none of its "
+        "offending files' rows; they wait in quarantine.",
+    )
+
+
+class LedgerSettings(_Section):
+    """How the ledger is cached and guarded."""
+
+    cache: Path = Field(
+        default=Path(".currents/cache.db"),
+        description="SQLite file; only a cache, delete it at will.",
+    )
+    lease: Duration = Field(
+        default=timedelta(seconds=60),
+        description="How long a run that stopped answering keeps others waiting; "
+        "0s turns the lease off (the ledger alone guards).",
+    )
+
+
+class Limits(_Section):
+    """What the process may use."""
+
+    memory: Size = Field(
+        default=2 * 10**9,
+        ge=256 * 10**6,
+        description="Peak memory of the process, in bytes.",
+    )
+    concurrency: int = Field(
+        default=128, ge=1, le=4096, description="Requests in flight."
+    )
+
+
+class Run(_Section):
+    """How often to work."""
+
+    poll_every: Duration = Field(
+        default=timedelta(minutes=5),
+        description="Pause between polls with `poll --every` without a duration.",
+    )
+
+
+class Settings(BaseSettings):
+    """Everything that a run needs to know; frozen."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="CURRENTS_",
+        env_nested_delimiter="__",
+        title="currents-ingest configuration",
+    )
+    file: ClassVar[Path | None] = None
+
+    source: Source
+    feeds: Feeds
+    ledger: LedgerSettings = LedgerSettings()
+    limits: Limits = Limits()
+    run: Run = Run()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (not read)
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (not read)
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: arguments, environment, file."""
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls, toml_file=cls.file),
+        )
+
+
+def read(path: Path | None = None, **overrides: Any) -> Settings:
+    """Read settings from *path* (default: ``currents.toml``, if there is one).
+
+    Raises:
+        SettingsError: With every problem at once.
+    """
+    if path is not None and not path.is_file():
+        raise SettingsError((f"there is no file {path}; `init` writes one",))
+    file = path or (DEFAULT_PATH if DEFAULT_PATH.is_file() else None)
+    model = type("Settings", (Settings,), {"file": file, "__doc__": Settings.__doc__})
+    try:
+        return model(**overrides)  # type: ignore[no-any-return]  # pydantic's own
+    except ValidationError as error:
+        raise SettingsError(
+            tuple(_problem(one, file) for one in error.errors())
+        ) from None
+    except (SourceError, ValueError) as error:  # TOML that is none
+        raise SettingsError((f"{file or 'the environment'}: {error}",)) from None
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of ``currents.toml``, for editors."""
+    return Settings.model_json_schema(schema_generator=_Schema)
+
+
+class _Schema(GenerateJsonSchema):
+    """Writes default durations as people do."""
+
+    def encode_default(self, dft: Any) -> Any:
+        if not isinstance(dft, timedelta):
+            return super().encode_default(dft)
+        seconds = int(dft.total_seconds())
+        unit = max((size, name) for name, size in _UNITS.items() if seconds % size == 0)
+        return f"{seconds // unit[0]}{unit[1]}"
+
+
+def _problem(error: Any, file: Path | None) -> str:
+    where = ".".join(map(str, error["loc"]))
+    variable = "CURRENTS_" + "__".join(map(str, error["loc"])).upper()
+    if error["type"] == "missing":
+        return f"{where} is missing: set it in {file or DEFAULT_PATH} or as {variable}"
+    if error["type"] == "extra_forbidden":
+        return f"{where} is no setting; `currents-ingest init` lists those there are"
+    return f"{where}: {error['msg'].removeprefix('Value error, ')}"

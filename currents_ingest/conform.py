@@ -1,0 +1,249 @@
+"""Writer columns to contract columns, as expressions; rows that do not fit, aside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from currents_ingest.avro import BAD_TEXT
+from currents_ingest.contracts import ADDED, MONEY, ColumnType, Contract, column_type
+from currents_ingest.errors import BreakingDriftError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from currents_ingest.schemas import Field, WriterSchema
+
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST = datetime(2100, 1, 1, tzinfo=UTC)
+"""Event times outside are mistakes (milliseconds taken for seconds, say): rejected.
+Imported history may be old and test events lie in the future, so it is a wide range."""
+
+FILE, ROW, REASON = "currents_file", "currents_row", "reason"
+
+POLARS_TYPES: dict[ColumnType, Any] = {
+    "string": pl.String,
+    "json": pl.String,
+    "boolean": pl.Boolean,
+    "int64": pl.Int64,
+    "double": pl.Float64,
+    "decimal(38,6)": pl.Decimal(38, 6),
+    "timestamp": pl.Datetime("us", "UTC"),
+}
+
+# Avro 1.12, "Schema Resolution", as far as types occur in feeds.
+_FITS: frozenset[tuple[ColumnType, ColumnType]] = frozenset(
+    {("int64", "double"), ("int64", "decimal(38,6)"), ("double", "decimal(38,6)")}
+)
+
+_NEEDED = {"id": ("string",), "time": ("int", "long")}
+_ADDED_NAMES = frozenset(column.name for column in ADDED)
+_FILE, _ROW, _QUEUED = "file of row", "row of file", "hour of file"
+"""Provenance while conforming: names that no Avro field can have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a stretch of rows came from."""
+
+    file: str
+    """Key relative to the source URL."""
+    rows: int
+    queued_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Conformed:
+    """What became of a decoded frame."""
+
+    rows: pl.DataFrame
+    """Contract columns, in the order of the decoded rows."""
+    rejects: pl.DataFrame
+    """Columns ``currents_file``, ``currents_row``, ``reason``."""
+
+
+def unusable(writer: WriterSchema) -> tuple[str, ...]:
+    """Say what an event needs and the writer schema lacks; empty if nothing."""
+    types = {field.name: field.type for field in writer.fields}
+    return tuple(
+        f"field {name} is gone"
+        if name not in types
+        else f"field {name} is {types[name]} and not {' or '.join(wanted)}"
+        for name, wanted in _NEEDED.items()
+        if types.get(name) not in wanted
+    )
+
+
+def differences(writer: WriterSchema, contract: Contract) -> tuple[str, ...]:
+    """Say what in a writer schema breaks the contract; empty if nothing does."""
+    columns = contract.types
+    return unusable(writer) + tuple(
+        f"field {field.name} is {field.type} and not {columns[field.name]}"
+        for field in writer.fields
+        if field.name in columns.keys() - _ADDED_NAMES
+        and field.name not in _NEEDED
+        and not _fits(field, columns[field.name])
+    )
+
+
+def _fits(field: Field, wanted: ColumnType) -> bool:
+    kind = column_type(field)
+    return kind == wanted or (kind, wanted) in _FITS
+
+
+def conform(
+    frame: pl.DataFrame,
+    writer: WriterSchema,
+    contract: Contract,
+    origins: Sequence[Origin],
+    ingested_at: datetime,
+) -> Conformed:
+    """Turn decoded rows into the contract's columns.
+
+    Args:
+        frame: As ``avro.decode`` gives it: rows of the files in *origins*, in order.
+        writer: The files' common schema.
+        contract: The feed's pinned contract.
+        origins: The files, with their rows; the sum is the frame's height.
+        ingested_at: The batch's planned time.
+
+    Raises:
+        BreakingDriftError: The writer schema does not fit the contract.
+    """
+    if found := differences(writer, contract):
+        raise BreakingDriftError(contract.feed, found)
+    constants = [
+        pl.lit(contract.event_type).alias("currents_event_type"),
+        pl.lit(writer.fingerprint).alias("currents_schema"),
+        pl.lit(ingested_at).cast(POLARS_TYPES["timestamp"]).alias("ingested_at"),
+    ]
+    fields = {field.name: field for field in writer.fields}
+    columns = [
+        _value(name, kind, fields.get(name)).alias(name)
+        for name, kind in contract.types.items()
+        if name not in _ADDED_NAMES
+    ]
+    checked = frame.with_columns(*_provenance(origins)).select(
+        *columns,
+        _event_datetime(fields).alias("event_datetime"),
+        *constants,
+        pl.col(_FILE).alias(FILE),
+        pl.col(_ROW).alias(ROW),
+        pl.col(_QUEUED).alias("currents_queued_at"),
+        _unmapped(writer, contract).alias("unmapped_fields"),
+        _reason(frame, fields, contract).alias(REASON),
+    )
+    order = list(contract.types)
+    if checked[REASON].null_count() == checked.height:
+        return Conformed(
+            checked.select(order), checked.head(0).select(FILE, ROW, REASON)
+        )
+    bad = pl.col(REASON).is_not_null()
+    return Conformed(
+        checked.filter(~bad).select(order),
+        checked.filter(bad).select(FILE, ROW, REASON),
+    )
+
+
+def _provenance(origins: Sequence[Origin]) -> list[pl.Series]:
+    """Repeat each file's key, row numbers and queued hour along its rows."""
+    files = pl.DataFrame(
+        {
+            _FILE: [origin.file for origin in origins],
+            "rows": [origin.rows for origin in origins],
+            _QUEUED: [origin.queued_at for origin in origins],
+        },
+        schema_overrides={_QUEUED: POLARS_TYPES["timestamp"]},
+    )
+    spread = files.select(
+        pl.col(_FILE).repeat_by("rows").explode(),
+        pl.col(_QUEUED).repeat_by("rows").explode(),
+    )
+    rows = files.select(pl.int_ranges(0, pl.col("rows")).explode().alias(_ROW))
+    return [spread[_FILE], spread[_QUEUED], rows[_ROW]]
+
+
+def _value(name: str, kind: ColumnType, field: Field | None) -> pl.Expr:
+    if field is None:
+        return pl.lit(None, dtype=POLARS_TYPES[kind])
+    if kind == "decimal(38,6)" or (kind == "double" and field.type == "float"):
+        # A 32-bit 3.14 is 3.140000104904175 when widened; its shortest text is 3.14.
+        return pl.col(name).cast(pl.String).cast(POLARS_TYPES[kind], strict=False)
+    return pl.col(name).cast(POLARS_TYPES[kind])
+
+
+def _event_datetime(fields: dict[str, Field]) -> pl.Expr:
+    seconds = pl.col("time").cast(pl.Int64)
+    exact = "time_ms" in fields and fields["time_ms"].type in ("int", "long")
+    millis = pl.col("time_ms").cast(pl.Int64) if exact else pl.lit(None, pl.Int64)
+    earliest, latest = (int(edge.timestamp()) for edge in (EARLIEST, LATEST))
+    micros = pl.coalesce(
+        _within(millis, earliest * 10**3, latest * 10**3) * 1000,
+        _within(seconds, earliest, latest) * 10**6,
+    )
+    return micros.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+
+
+def _within(number: pl.Expr, low: int, high: int) -> pl.Expr:
+    return pl.when(number.is_between(low, high, closed="left")).then(number)
+
+
+def _reason(
+    frame: pl.DataFrame, fields: dict[str, Field], contract: Contract
+) -> pl.Expr:
+    """Say why a row cannot be delivered; null if it can."""
+    reasons: list[pl.Expr] = []
+    if BAD_TEXT in frame.columns:
+        text = pl.format("the text in field {} is not UTF-8", pl.col(BAD_TEXT))
+        reasons.append(pl.when(pl.col(BAD_TEXT).is_not_null()).then(text))
+    identity = pl.col(contract.key)
+    reasons += [
+        _when(identity.is_null() | (identity == ""), "id is missing"),
+        _when(pl.col("time").is_null(), "time is missing"),
+        _when(
+            _event_datetime({"time": fields["time"]}).is_null(),
+            "time is not between 1970 and 2100, as seconds",
+        ),
+    ]
+    for name, kind in contract.types.items():
+        field = fields.get(name)
+        if field and kind == "decimal(38,6)" and name in MONEY:
+            lost = _value(name, kind, field).is_null() & pl.col(name).is_not_null()
+            reasons.append(_when(lost, f"{name} does not fit a DECIMAL(38,6)"))
+    return pl.coalesce(*reasons)
+
+
+def _when(condition: pl.Expr, reason: str) -> pl.Expr:
+    return pl.when(condition).then(pl.lit(reason))
+
+
+def _unmapped(writer: WriterSchema, contract: Contract) -> pl.Expr:
+    """Write fields that the contract does not know as one JSON object a row.
+
+    Null fields are left out; a row without any has null.
+    """
+    known = contract.types.keys() - _ADDED_NAMES
+    pieces = [
+        pl.concat_str(pl.lit(f'"{field.name}":'), _json_value(field))
+        for field in writer.fields
+        if field.name not in known
+    ]
+    if not pieces:
+        return pl.lit(None, dtype=pl.String)
+    joined = pl.concat_str(pieces, separator=",", ignore_nulls=True)
+    return pl.when(joined != "").then(pl.concat_str(pl.lit("{"), joined, pl.lit("}")))
+
+
+def _json_value(field: Field) -> pl.Expr:
+    """Write a field's value as JSON text, null staying null."""
+    column = pl.col(field.name)
+    if field.type in ("array", "complex"):  # decoded as JSON text already
+        return column
+    if field.type == "float":
+        column = column.cast(pl.String).cast(pl.Float64, strict=False)
+    whole = pl.struct(column.alias("v")).struct.json_encode()
+    text = whole.str.slice(len('{"v":')).str.head(-1)
+    return pl.when(pl.col(field.name).is_not_null()).then(text)

@@ -1,0 +1,60 @@
+"""Drop rows whose event id was already delivered.
+
+The index holds the ids of each batch with their event hours. A redelivered event has
+the same ``time``, so only the hours present in a batch need to be looked up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ID, HOUR = "id", "event_hour"
+NOTHING = pl.DataFrame(schema={ID: pl.String, HOUR: pl.Int32})
+"""The index of a batch without rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deduplicated:
+    """Rows that are new, and how many were not."""
+
+    rows: pl.DataFrame
+    index: pl.DataFrame
+    """Columns ``id`` and ``event_hour`` (hours since 1970, UTC), by hour and id."""
+    duplicates: int
+
+
+def index_of(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return ids and event hours of conformed rows, in the rows' order."""
+    hour = pl.col("event_datetime").dt.epoch("s") // 3600
+    return rows.select(pl.col(ID), hour.cast(pl.Int32).alias(HOUR))
+
+
+def first_of_each(rows: pl.DataFrame) -> pl.DataFrame:
+    """Keep the first row of each id; the rows' order says which is first."""
+    return rows.filter(pl.col(ID).is_first_distinct())
+
+
+def without(rows: pl.DataFrame, delivered: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Keep the rows whose id none of the index frames has, in order."""
+    if not delivered:
+        return rows
+    ids = pl.concat([frame.select(ID) for frame in delivered])
+    return rows.join(ids, on=ID, how="anti", maintain_order="left")
+
+
+def deduplicate(rows: pl.DataFrame, delivered: Sequence[pl.DataFrame]) -> Deduplicated:
+    """Drop rows delivered twice, within these rows and against *delivered*."""
+    fresh = without(first_of_each(rows), delivered)
+    index = index_of(fresh).sort(HOUR, ID)
+    return Deduplicated(fresh, index, rows.height - fresh.height)
+
+
+def overlap(index: pl.DataFrame, other: pl.DataFrame) -> bool:
+    """Tell whether two batches hold an id in common."""
+    return index.join(other, on=ID, how="semi").height > 0

@@ -1,0 +1,179 @@
+"""List what is there, keep what the ledger does not hold, group it into batches.
+
+No pointer ever means that all before it is done: the look-back only bounds how much a
+poll lists. What is new is what the ledger does not hold with the same key, ETag and
+size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from currents_ingest import keys
+from currents_ingest.batch import Job, SourceFile
+from currents_ingest.contracts import feed_name
+from currents_ingest.errors import ForeignKeyError
+from currents_ingest.manifest import SetAside
+from currents_ingest.store import StoredObject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
+
+    from currents_ingest.cache import Cache
+    from currents_ingest.config import Settings
+    from currents_ingest.ledger import Ledger
+    from currents_ingest.store import Store
+
+MAX_FILES = 10_000
+"""Files in one batch: what a manifest and one round of requests can bear."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """New files of one ``event_type=`` folder."""
+
+    event_type: str
+    files: tuple[SourceFile, ...]
+    foreign: tuple[SetAside, ...] = ()
+    asked_for: bool = False
+    """Someone released them from quarantine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which queued hours to list; None leaves a side open."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    """First hour that is not listed any more."""
+
+
+def event_folders(source: Store, events: Iterable[str]) -> list[tuple[str, str]]:
+    """Return event types and their folders, sorted.
+
+    They lie below ``dataexport.*`` (several, if there are several connectors) or
+    directly below the root.
+    """
+    globs, found = tuple(events), []
+    for top in source.folders():
+        name = top.rsplit("/", 1)[-1]
+        below = source.folders(top) if name.startswith("dataexport.") else [top]
+        for folder in below:
+            event_type = keys.event_type_of(folder)
+            if event_type and any(fnmatchcase(event_type, glob) for glob in globs):
+                found.append((event_type, folder))
+    return sorted(found)
+
+
+def new_files(
+    source: Store,
+    ledger: Ledger,
+    events: Iterable[str],
+    window: Callable[[str], Window],
+) -> Iterator[Found]:
+    """Yield pages of files that the ledger does not hold.
+
+    Args:
+        source: The Currents folder.
+        ledger: What is done.
+        events: Globs of event types.
+        window: The hours to list of an event type.
+    """
+    for event_type, folder in event_folders(source, events):
+        hours = window(event_type)
+        after = keys.hour_prefix(folder, hours.since) if hours.since else ""
+        end = keys.hour_prefix(folder, hours.until) if hours.until else ""
+        for page in source.listing(folder, after=after):
+            inside = [one for one in page if not end or one.key < end]
+            if found := _found(ledger, event_type, inside):
+                yield found
+            if len(inside) < len(page):
+                break
+
+
+def _found(ledger: Ledger, event_type: str, page: list[StoredObject]) -> Found | None:
+    files: list[SourceFile] = []
+    foreign: list[tuple[StoredObject, str]] = []
+    for one in page:
+        try:
+            files.append(SourceFile(keys.parse(one.key), one))
+        except ForeignKeyError as error:
+            if not keys.is_folder_marker(one.key, one.size):
+                foreign.append((one, str(error)))
+    ledger.need("files", {int(file.key.hour.timestamp()) // 86400 for file in files})
+    fresh = {one.key for one in ledger.cache.unseen(page)}
+    files = [file for file in files if file.listed.key in fresh]
+    asides = tuple(
+        SetAside(
+            key=one.key,
+            etag=one.etag,
+            size=one.size,
+            event_type=event_type,
+            reason=reason,
+        )
+        for one, reason in foreign
+        if one.key in fresh
+    )
+    return Found(event_type, tuple(files), asides) if files or asides else None
+
+
+def released(cache: Cache) -> Iterator[Found]:
+    """Yield files that someone released from quarantine, by event type."""
+    by_type: dict[str, list[SourceFile]] = {}
+    for one in cache.files("released"):
+        try:
+            key = keys.parse(one.key)
+        except ForeignKeyError:
+            continue  # a foreign key stays one; retry refuses it
+        listed = StoredObject(key=one.key, etag=one.etag, size=one.size)
+        by_type.setdefault(key.event_type, []).append(SourceFile(key, listed))
+    for event_type, files in sorted(by_type.items()):
+        yield Found(event_type, tuple(files), asked_for=True)
+
+
+def batches(found: Iterable[Found], max_bytes: int) -> Iterator[Found]:
+    """Group files of one event type until they are enough for a batch.
+
+    The files of a batch are in the order in which Braze wrote them.
+    """
+    for (event_type, asked_for), pages in groupby(found, key=_kind):
+        held: list[SourceFile] = []
+        foreign: list[SetAside] = []
+        size = 0
+        for page in pages:
+            foreign += page.foreign
+            for file in page.files:
+                full = size + file.listed.size > max_bytes or len(held) == MAX_FILES
+                if held and full:
+                    yield Found(event_type, _ordered(held), tuple(foreign), asked_for)
+                    held, foreign, size = [], [], 0
+                held.append(file)
+                size += file.listed.size
+        yield Found(event_type, _ordered(held), tuple(foreign), asked_for)
+
+
+def _kind(found: Found) -> tuple[str, bool]:
+    return found.event_type, found.asked_for
+
+
+def _ordered(files: list[SourceFile]) -> tuple[SourceFile, ...]:
+    return tuple(sorted(files, key=lambda file: file.key.order))
+
+
+def job(
+    found: Found, cache: Cache, settings: Settings, now: datetime, max_bytes: int
+) -> Job:
+    """Add to a batch's files all that its work depends on."""
+    return Job(
+        event_type=found.event_type,
+        files=found.files,
+        planned_at=now,
+        contract=cache.contract(feed_name(found.event_type)),
+        max_reject_share=settings.feeds.max_reject_share,
+        max_bytes=max_bytes,
+        asked_for=found.asked_for,
+    )

@@ -1,0 +1,201 @@
+"""Every error of ours, grouped by what to do next: stop, set aside, try again.
+
+Each says what happened, what it left behind and what to do. Arguments go to
+``super().__init__`` positionally, so that an error survives a process boundary.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class CurrentsError(Exception):
+    """Anything this package raises on purpose."""
+
+    def told(self) -> str:
+        """Return the message and where it happened, on one line."""
+        notes = getattr(self, "__notes__", ())
+        return " ".join([str(self), *(f"[{note}]" for note in notes)])
+
+
+class FatalError(CurrentsError):
+    """Stop: nothing more can be done until a person acts."""
+
+
+class SkippableError(CurrentsError):
+    """Set the object in hand aside and go on with the next."""
+
+
+class RetryableError(CurrentsError):
+    """Nothing is wrong with the data; the same command may succeed later."""
+
+
+class SettingsError(FatalError):
+    """The configuration cannot be used; lists every problem found."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "the configuration cannot be used:\n" + "\n".join(
+            f"  - {problem}" for problem in self.problems
+        )
+
+
+class CorruptObjectError(SkippableError):
+    """A file's bytes are not what the Avro specification says they must be."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class ForeignKeyError(SkippableError):
+    """A key is not that of a Currents file."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class BreakingDriftError(SkippableError):
+    """A writer schema cannot be read into the feed's contract."""
+
+    def __init__(self, feed: str, differences: tuple[str, ...]) -> None:
+        super().__init__(feed, differences)
+        self.feed, self.differences = feed, differences
+
+    def __str__(self) -> str:
+        return (
+            f"the file's schema breaks the contract of {self.feed}: "
+            + "; ".join(self.differences)
+            + ". Nothing of the file was delivered"
+        )
+
+
+class StoreError(RetryableError):
+    """A bucket refused or failed to answer, after every retry."""
+
+    def __init__(self, action: str, where: str, cause: str) -> None:
+        super().__init__(action, where, cause)
+        self.action, self.where, self.cause = action, where, cause
+
+    def __str__(self) -> str:
+        return (
+            f"could not {self.action} {self.where}: {self.cause}. "
+            "Nothing was committed by this step; check credentials, permissions and "
+            "network, then run the same command again."
+        )
+
+
+class NotThereError(SkippableError):
+    """An object is not (or no longer) in the bucket."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"there is no object {self.key}"
+
+
+class ChangedError(SkippableError):
+    """An object was written again between its listing and its reading."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"{self.key} changed after it was listed; the next listing finds it anew"
+
+
+class AlreadyThereError(SkippableError):
+    """An object that had to be new exists."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"{self.key} exists already"
+
+
+class LedgerConflictError(RetryableError):
+    """Another process created the ledger entry that we were about to create."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    def __str__(self) -> str:
+        return (
+            f"another process committed ledger entry {self.number} first; "
+            "nothing of ours was published. Run the same command again."
+        )
+
+
+class LedgerBrokenError(FatalError):
+    """The ledger in the bucket cannot be understood."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(key, reason)
+        self.key, self.reason = key, reason
+
+    def __str__(self) -> str:
+        return (
+            f"the ledger object {self.key} cannot be used: {self.reason}. Nothing was "
+            "changed. Restore it from a backup or an older object version; do not "
+            "delete it, for it is what keeps events from being delivered twice."
+        )
+
+
+class LeaseHeldError(RetryableError):
+    """Another process is at work on these feeds."""
+
+    def __init__(self, holder: str, since: str, expires: str) -> None:
+        super().__init__(holder, since, expires)
+        self.holder, self.since, self.expires = holder, since, expires
+
+    def __str__(self) -> str:
+        return (
+            f"{self.holder} has been at work on these feeds since {self.since} "
+            f"(its lease runs until {self.expires} unless renewed). Nothing was done; "
+            "run again when it has finished."
+        )
+
+
+class LeaseLostError(RetryableError):
+    """We were paused or cut off past our lease; someone else may be at work."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return (
+            f"our lease on these feeds was not renewed for {self.seconds:.0f} s, so "
+            "another process may be at work. The batches in hand were not committed; "
+            "run the same command again."
+        )
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Note *where* on any of our errors raised inside the block."""
+    try:
+        yield
+    except CurrentsError as error:
+        error.add_note(f"in {where}")
+        raise

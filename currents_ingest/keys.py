@@ -1,0 +1,100 @@
+"""The grammar of a Currents object key.
+
+Three layouts are in use; all end alike and differ after ``date=``::
+
+    dataexport.<cluster>.<type>.integration.<id>/event_type=<event type>/
+        date=<YYYY-MM-DD-HH>/version=<n>/<environment>/<name>+<partition>+<offset>.avro
+        date=<YYYY-MM-DD-HH>/<schema id>/<zone>/<name>+<partition>+<offset>.avro
+    2017: dataexport.<type>.integration.<id>/...+<partition>+<offset, ten digits>.avro
+
+Source: Braze docs, "Event delivery semantics" (both editions); file names of 2017 in
+Braze's public samples. Braze says that naming may change, so only what the work needs
+is required: the event type, the hour and the ending.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from currents_ingest.errors import ForeignKeyError
+
+EVENT_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)*")
+_FILE = re.compile(r"(?P<stem>.+)\+(?P<partition>\d+)\+(?P<offset>\d+)\.avro")
+_EVENT_SEGMENT, _DATE_SEGMENT = "event_type=", "date="
+_HOUR = "%Y-%m-%d-%H"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurrentsKey:
+    """What an object key tells us before we open the file."""
+
+    key: str
+    event_type: str
+    hour: datetime
+    """UTC hour in which Braze queued the events; not the events' own time."""
+    partition: int
+    offset: int
+
+    @property
+    def order(self) -> tuple[datetime, int, int, str]:
+        """Sort key: the order in which Braze wrote, as far as it can be known."""
+        return self.hour, self.partition, self.offset, self.key
+
+
+def parse(key: str) -> CurrentsKey:
+    """Read a key relative to the source folder.
+
+    Raises:
+        ForeignKeyError: It is not a Currents file's; the message says why.
+    """
+    segments = key.split("/")
+    if any(segment in ("", ".", "..") for segment in segments):
+        raise ForeignKeyError(
+            "the key has an empty, '.' or '..' segment, so it is not read"
+        )
+    if not segments[-1].endswith(".avro"):
+        raise ForeignKeyError("the name does not end in .avro")
+    event_type = _value(segments[:-1], _EVENT_SEGMENT)
+    if not EVENT_TYPE.fullmatch(event_type):
+        raise ForeignKeyError("what follows event_type= is no event type")
+    name = _FILE.fullmatch(segments[-1])
+    return CurrentsKey(
+        key=key,
+        event_type=event_type,
+        hour=_hour(_value(segments[:-1], _DATE_SEGMENT)),
+        partition=int(name["partition"]) if name else 0,
+        offset=int(name["offset"]) if name else 0,
+    )
+
+
+def is_folder_marker(key: str, size: int) -> bool:
+    """Tell the empty object that consoles leave for a folder from a file."""
+    last = key.rstrip("/").rsplit("/", 1)[-1]
+    return size == 0 and (key.endswith("/") or "." not in last or "=" in last)
+
+
+def event_type_of(folder: str) -> str:
+    """Return what follows ``event_type=`` in a folder's last segment, else ''."""
+    last = folder.rstrip("/").rsplit("/", 1)[-1]
+    return last.removeprefix(_EVENT_SEGMENT) if last.startswith(_EVENT_SEGMENT) else ""
+
+
+def hour_prefix(folder: str, hour: datetime) -> str:
+    """Return the key at which *hour* begins in an ``event_type=`` folder."""
+    return f"{folder.rstrip('/')}/{_DATE_SEGMENT}{hour.strftime(_HOUR)}"
+
+
+def _value(segments: list[str], name: str) -> str:
+    for segment in segments:
+        if segment.startswith(name):
+            return segment.removeprefix(name)
+    raise ForeignKeyError(f"the key has no {name} segment")
+
+
+def _hour(text: str) -> datetime:
+    try:
+        return datetime.strptime(text, _HOUR).replace(tzinfo=UTC)
+    except ValueError:
+        raise ForeignKeyError("what follows date= is no hour (YYYY-MM-DD-HH)") from None

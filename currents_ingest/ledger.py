@@ -1,0 +1,287 @@
+"""What is done, so what is left to do: numbered entries beside the feeds.
+
+An entry is created only if its number is free; that is the commit. Its outputs then
+move from staging to their final keys; whoever reads an entry whose outputs are still
+staged moves them. Entries are never changed or removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from pydantic import ValidationError
+
+from currents_ingest import parquet
+from currents_ingest.cache import STATE_TABLES, Cache
+from currents_ingest.errors import (
+    AlreadyThereError,
+    FatalError,
+    LedgerBrokenError,
+    LedgerConflictError,
+    NotThereError,
+)
+from currents_ingest.manifest import FORMAT, Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from datetime import timedelta
+    from pathlib import Path
+
+    from currents_ingest.store import Store
+
+log = structlog.get_logger()
+
+FOLDER, STAGING = "_ledger", "_staging"
+_STATES, _DAYS = f"{FOLDER}/checkpoints/state", f"{FOLDER}/checkpoints/days"
+_PROBE = f"{FOLDER}/probe"
+CHECKPOINT_EVERY = 64
+"""Entries between checkpoints: a start on an empty disk reads so many at most."""
+_AHEAD = (1, 4, 16, 64)
+
+
+def entry_key(number: int) -> str:
+    """Return where an entry lies below the feeds URL."""
+    return f"{FOLDER}/{number:010}.json"
+
+
+class Ledger:
+    """The ledger of one feeds folder, with its cache."""
+
+    def __init__(self, store: Store, cache: Cache) -> None:
+        self.store = store
+        self.cache = cache
+
+    @staticmethod
+    def open(store: Store, path: Path) -> Ledger:
+        """Open the ledger and its cache; reads nothing from the bucket yet."""
+        return Ledger(store, Cache.open(path, store.url))
+
+    @staticmethod
+    def look(store: Store, path: Path) -> Ledger:
+        """Open it for looking only: neither bucket nor cache file will change."""
+        ledger = Ledger(store, Cache.look(path, store.url))
+        for entry, digest in ledger.news():
+            ledger.cache.apply(entry, digest)
+        return ledger
+
+    def probe(self, token: str) -> bool:
+        """Find out, once per cache, whether the store honours If-None-Match.
+
+        Some look-alikes of S3 accept the condition and ignore it; then the lease
+        alone keeps two runs apart.
+        """
+        if (held := self.cache.meta("conditional")) is None:
+            key = f"{_PROBE}/{token}"
+            self.store.create(key, b"first")
+            try:
+                self.store.create(key, b"second")
+                held = "no"
+            except AlreadyThereError:
+                held = "yes"
+            self.store.delete([key])
+            self.cache.remember("conditional", held)
+        return held == "yes"
+
+    def catch_up(self) -> int:
+        """Take in what was committed since, finishing what was left half published.
+
+        Returns:
+            How many entries were new.
+        """
+        count = 0
+        staged: set[str] | None = None
+        for entry, digest in self.news():
+            if staged is None:
+                staged = self._staged()
+            self.publish(entry, staged)
+            self.cache.apply(entry, digest)
+            count += 1
+        return count
+
+    def news(self) -> Iterator[tuple[Entry, str]]:
+        """Yield the entries after those in the cache, each with its digest."""
+        self._check_cache()
+        if self.cache.head == 0:
+            self._restore()
+        number, step = self.cache.head + 1, 0
+        while True:
+            size = _AHEAD[min(step, len(_AHEAD) - 1)]
+            bodies = self.store.find(
+                [entry_key(n) for n in range(number, number + size)]
+            )
+            for body in bodies:
+                if body is None:
+                    return
+                yield read_entry(entry_key(number), body), _digest(body)
+                number += 1
+            step += 1
+
+    def commit(self, draft: Entry) -> Entry:
+        """Create the next entry and publish what it names.
+
+        Raises:
+            LedgerConflictError: Another process was first; nothing was published.
+        """
+        entry = draft.numbered(self.cache.head + 1)
+        body = entry.to_json()
+        try:
+            self.store.create(entry_key(entry.number), body)
+        except AlreadyThereError:
+            raise LedgerConflictError(entry.number) from None
+        self.publish(entry, {output.staged for output in entry.outputs})
+        self.cache.apply(entry, _digest(body))
+        return entry
+
+    def publish(self, entry: Entry, staged: set[str]) -> None:
+        """Copy staged outputs to their final keys, then remove them from staging."""
+        waiting = [output for output in entry.outputs if output.staged in staged]
+        for output in waiting:
+            try:
+                self.store.copy(output.staged, output.key)
+            except NotThereError:  # someone else has just finished it
+                if self.store.stat(output.key) is None:
+                    raise FatalError(_lost(entry, output.key)) from None
+        self.store.delete(output.staged for output in waiting)
+
+    def fold(self, run: str, now: datetime) -> bool:
+        """Write a checkpoint if enough entries came since the last one."""
+        last = self._last_checkpoint()
+        head = self.cache.head
+        if head - last < CHECKPOINT_EVERY:
+            return False
+        old = self._state(last)["segments"] if last else []
+        segments = [*old, *self._write_segments(last, head)]
+        state = {
+            **{name: self.cache.table(name) for name in STATE_TABLES},
+            "files": self.cache.table("files", "state <> 'done'"),
+            "segments": segments,
+            "meta": {"reconciled": self.cache.meta("reconciled")},
+            "digest": _digest(self.store.get(entry_key(head))),
+            "format": FORMAT,
+            "run": run,
+            "at": now.isoformat(),
+        }
+        try:
+            self.store.create(f"{_STATES}/{head:010}.json", json.dumps(state).encode())
+        except AlreadyThereError:
+            return False  # a rival's holds the same
+        log.info("checkpoint written", entry=head, segments=len(segments))
+        return True
+
+    def sweep(self, run: str, kept: timedelta) -> None:
+        """Remove what other runs left in staging longer than *kept* ago.
+
+        The entry that says so comes first: a run that was only asleep finds its
+        number taken and stages its work anew.
+        """
+        now = datetime.now(UTC)
+        old = [
+            one.key
+            for page in self.store.listing(STAGING)
+            for one in page
+            if one.modified and now - one.modified >= kept and f"/{run}/" not in one.key
+        ]
+        if old:
+            self.commit(Entry(at=now, run=run, swept=True))
+            self.store.delete(old)
+            log.info("staging swept", objects=len(old))
+
+    def need(self, kind: str, days: Iterable[int]) -> None:
+        """See that the cache knows these days (since 1970) of an old ledger."""
+        if self.cache.base == 0:
+            return
+        missing = self.cache.unloaded(kind, days)
+        for segment, body in zip(missing, self.store.gather(missing), strict=True):
+            self.cache.load(kind, segment, parquet.from_bytes(body).to_dicts())
+
+    def need_all(self) -> None:
+        """See that the cache knows every day."""
+        for kind in ("files", "hours"):
+            days = {row["day"] for row in self.cache.table("segments")}
+            self.need(kind, days)
+
+    def _check_cache(self) -> None:
+        """Start the cache anew if its last entry is not the bucket's."""
+        head = self.cache.head
+        if head:
+            body = self.store.find([entry_key(head)])[0]
+            if body is None or _digest(body) != self.cache.meta("digest"):
+                log.warning("cache does not fit the ledger; rebuilding it", entry=head)
+                self.cache.forget(self.store.url)
+
+    def _restore(self) -> None:
+        if last := self._last_checkpoint():
+            state = self._state(last)
+            state["meta"] = {
+                name: value
+                for name, value in {**state["meta"], "digest": state["digest"]}.items()
+                if value is not None
+            }
+            self.cache.restore(last, state)
+
+    def _last_checkpoint(self) -> int:
+        found = [one.key for page in self.store.listing(_STATES) for one in page]
+        return int(found[-1].rsplit("/", 1)[-1].removesuffix(".json")) if found else 0
+
+    def _state(self, number: int) -> dict[str, Any]:
+        key = f"{_STATES}/{number:010}.json"
+        state: dict[str, Any] = json.loads(self.store.get(key))
+        if state["format"] != FORMAT:
+            raise LedgerBrokenError(key, "it was written by a newer version")
+        return state
+
+    def _write_segments(self, last: int, head: int) -> list[dict[str, Any]]:
+        """Write what entries after *last* added, an object for each queued day."""
+        segments = []
+        for kind, column in (("files", "hour"), ("hours", "queued_to")):
+            span = "entry > ? and entry <= ?"
+            also = " and state = 'done'" if kind == "files" else ""
+            by_day: dict[int, list[dict[str, Any]]] = {}
+            for row in self.cache.table(kind, span + also, last, head):
+                by_day.setdefault(row[column] // 86400, []).append(row)
+            for day, rows in sorted(by_day.items()):
+                name = f"{_DAYS}/{_date(day)}/{kind}-{head:010}.parquet"
+                self.store.put(name, parquet.rows_to_bytes(rows))
+                segments.append({"object": name, "day": day, "kind": kind})
+        return segments
+
+    def _staged(self) -> set[str]:
+        return {one.key for page in self.store.listing(STAGING) for one in page}
+
+
+def read_entry(key: str, body: bytes) -> Entry:
+    """Read an entry from its object.
+
+    Raises:
+        LedgerBrokenError: It is none, a newer version's, or another number's.
+    """
+    try:
+        entry = Entry.model_validate_json(body)
+    except ValidationError as error:
+        kind = error.errors()[0]["type"]
+        raise LedgerBrokenError(key, f"it is no ledger entry ({kind})") from None
+    if entry.format != FORMAT:
+        raise LedgerBrokenError(key, "it was written by a newer version")
+    if entry_key(entry.number) != key:
+        raise LedgerBrokenError(key, f"it says that its number is {entry.number}")
+    return entry
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def _date(day: int) -> str:
+    return datetime.fromtimestamp(day * 86400, UTC).date().isoformat()
+
+
+def _lost(entry: Entry, key: str) -> str:
+    return (
+        f"{key} was committed by ledger entry {entry.number}, but is neither published "
+        "nor staged any more. Someone removed it; restore it from an older object "
+        "version, or from the staging folder, and run again."
+    )

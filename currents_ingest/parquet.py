@@ -1,0 +1,47 @@
+"""Frame to Parquet bytes that Amperity reads.
+
+Amperity takes Snappy or GZip, data page v1, and no nested, binary, unsigned, INT96 or
+nanosecond columns; contracts allow no such column, so only the writer's options are
+left to choose here. Source: Amperity docs, "About Apache Parquet".
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import polars as pl
+
+ROW_GROUP = 131_072
+"""Rows; small enough that one row group's buffers stay far below the memory limit."""
+
+
+def to_bytes(frame: pl.DataFrame) -> bytes:
+    """Write a feed object; equal frames give equal bytes."""
+    out = io.BytesIO()
+    frame.write_parquet(
+        out, compression="snappy", row_group_size=ROW_GROUP, statistics=True
+    )
+    return out.getvalue()
+
+
+def index_to_bytes(frame: pl.DataFrame) -> bytes:
+    """Write an id index object; nobody but us reads it, so it may use zstd."""
+    out = io.BytesIO()
+    frame.write_parquet(out, compression="zstd", row_group_size=ROW_GROUP)
+    return out.getvalue()
+
+
+def rows_to_bytes(rows: list[dict[str, Any]]) -> bytes:
+    """Write rows of plain values, as a checkpoint holds them."""
+    return index_to_bytes(pl.DataFrame(rows, infer_schema_length=None))
+
+
+def from_bytes(body: bytes, columns: list[str] | None = None) -> pl.DataFrame:
+    """Read an object of ours back."""
+    return pl.read_parquet(io.BytesIO(body), columns=columns)
+
+
+def schema_of(body: bytes) -> pl.Schema:
+    """Return an object's columns and types, in order."""
+    return pl.Schema(pl.read_parquet_schema(io.BytesIO(body)))

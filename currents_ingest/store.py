@@ -1,0 +1,390 @@
+"""What we ask of a bucket; S3, GCS, Azure, folder and memory alike.
+
+obstore does the work: one native client for all of them, with many requests in
+flight on few threads. Keys are relative to the URL that the store was opened with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import boto3
+import obstore
+from obstore import exceptions as oe
+from obstore.auth.boto3 import Boto3CredentialProvider
+from obstore.store import LocalStore, MemoryStore, S3Store, from_url
+from tenacity import (
+    AsyncRetrying,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+
+from currents_ingest.errors import (
+    AlreadyThereError,
+    ChangedError,
+    CurrentsError,
+    NotThereError,
+    StoreError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+    from datetime import datetime
+
+    from obstore import GetOptions
+    from obstore.store import ObjectStore
+
+T = TypeVar("T")
+
+_FINAL = (
+    FileNotFoundError,
+    PermissionError,
+    oe.AlreadyExistsError,
+    oe.InvalidPathError,
+    oe.NotFoundError,
+    oe.NotSupportedError,
+    oe.PermissionDeniedError,
+    oe.PreconditionError,
+    oe.UnauthenticatedError,
+)
+"""Answers that asking again does not change."""
+
+# object_store repeats 5xx and refused connections itself, but not a body that breaks
+# off; so every call is repeated here as well, a few times, with growing pauses.
+_ATTEMPTS = 6
+_PAGE = 1000
+"""Keys a list request; S3's own limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredObject:
+    """One line of a listing."""
+
+    key: str
+    etag: str
+    size: int
+    modified: datetime | None = None
+    """None where the object comes from the ledger and not from a listing."""
+
+
+class Store:
+    """A folder of a bucket."""
+
+    def __init__(self, url: str, store: ObjectStore, concurrency: int = 128) -> None:
+        self.url = url.rstrip("/")
+        self._store = store
+        self._concurrency = concurrency
+        self._sorted = not isinstance(store, LocalStore | MemoryStore)
+
+    @staticmethod
+    def open(url: str, *, concurrency: int = 128) -> Store:
+        """Open a folder by URL or path; touches nothing yet.
+
+        ``memory://name`` is one store per name within the process.
+
+        Raises:
+            StoreError: The URL cannot be understood.
+        """
+        try:
+            return Store(url, _open(url), concurrency)
+        except (oe.BaseError, ValueError, OSError) as error:
+            raise StoreError("open", url, _first_line(error)) from error
+
+    def listing(
+        self, prefix: str = "", *, after: str = ""
+    ) -> Iterator[list[StoredObject]]:
+        """Yield pages of what lies below the folder *prefix*, in key order.
+
+        Args:
+            prefix: A folder, ``""`` for all.
+            after: Only keys greater than this one; the store skips the others
+                without listing them.
+        """
+        pages = self._pages(prefix, after)
+        if self._sorted:
+            yield from pages
+        elif everything := sorted((one for p in pages for one in p), key=_key):
+            yield from (
+                everything[at : at + _PAGE] for at in range(0, len(everything), _PAGE)
+            )
+
+    def folders(self, prefix: str = "") -> list[str]:
+        """Return the folders directly below *prefix*, sorted, without ``/``."""
+        listed = self._sync(
+            "list", prefix, lambda: obstore.list_with_delimiter(self._store, prefix)
+        )
+        return sorted(listed["common_prefixes"])
+
+    def get(self, key: str) -> bytes:
+        """Read one object whole."""
+        return self._sync(
+            "read", key, lambda: bytes(obstore.get(self._store, key).bytes())
+        )
+
+    def read(self, objects: Sequence[StoredObject]) -> list[bytes | CurrentsError]:
+        """Read many objects at once, each exactly as it was listed.
+
+        Returns:
+            For each object its bytes, or what went wrong with it:
+            NotThereError, ChangedError or StoreError.
+        """
+        return asyncio.run(self._read(objects))
+
+    def gather(self, keys: Sequence[str]) -> list[bytes]:
+        """Read many objects at once; raises for the first that cannot be read."""
+        found = asyncio.run(self._gather(keys))
+        for one in found:
+            if isinstance(one, CurrentsError):
+                raise one
+        return [one for one in found if isinstance(one, bytes)]
+
+    def find(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Read many objects at once; None for those that are not there."""
+        found = asyncio.run(self._gather(keys))
+        for one in found:
+            if isinstance(one, CurrentsError) and not isinstance(one, NotThereError):
+                raise one
+        return [one if isinstance(one, bytes) else None for one in found]
+
+    def put(self, key: str, body: bytes) -> None:
+        """Write an object, replacing what was there."""
+        self._sync("write", key, lambda: obstore.put(self._store, key, body))
+
+    def create(self, key: str, body: bytes) -> None:
+        """Write an object that must be new.
+
+        A request that was repeated after it had succeeded is told from a rival's
+        by what the object holds.
+
+        Raises:
+            AlreadyThereError: Another body lies there.
+        """
+        try:
+            self._sync(
+                "create",
+                key,
+                lambda: obstore.put(self._store, key, body, mode="create"),
+            )
+        except AlreadyThereError:
+            if self.get(key) != body:
+                raise
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy within the store, on the server's side."""
+        self._sync("copy", source, lambda: obstore.copy(self._store, source, target))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects; one that is not there is no error."""
+        for key in keys:
+            try:
+                self._sync("delete", key, partial(obstore.delete, self._store, key))
+            except NotThereError:
+                continue
+
+    def stat(self, key: str) -> StoredObject | None:
+        """Return what a listing would say of one object."""
+        try:
+            meta = self._sync("look at", key, lambda: obstore.head(self._store, key))
+        except NotThereError:
+            return None
+        return _listed(meta)
+
+    def _pages(self, prefix: str, after: str) -> Iterator[list[StoredObject]]:
+        """List in pages; one that breaks off is taken up after its last key."""
+        last, failures = after, 0
+        while True:
+            try:
+                for page in obstore.list(
+                    self._store, prefix or None, offset=last or None, chunk_size=_PAGE
+                ):
+                    found = [_listed(meta) for meta in page]
+                    yield found
+                    last, failures = found[-1].key if found else last, 0
+            except oe.InvalidPathError:
+                yield from self._pages_of_odd_keys(prefix, last)
+            except (oe.BaseError, OSError) as error:
+                failures += 1
+                if not self._sorted or not _worth_repeating(error):
+                    raise self._error("list", prefix, error) from error
+                if failures == _ATTEMPTS:
+                    raise self._error("list", prefix, error) from error
+                time.sleep(0.1 * 2**failures)
+                continue
+            return
+
+    def _pages_of_odd_keys(
+        self, prefix: str, after: str
+    ) -> Iterator[list[StoredObject]]:
+        """List with boto3: obstore stops at keys such as ``a//b`` or ``a/../b``."""
+        if not isinstance(self._store, S3Store):
+            raise StoreError(
+                "list", f"{self.url}/{prefix}", "a name in it is no valid object key"
+            )
+        parts = urlsplit(self.url)
+        root = parts.path.strip("/")
+        base = f"{root}/" if root else ""
+        pages = (
+            boto3.session.Session()
+            .client("s3")
+            .get_paginator("list_objects_v2")
+            .paginate(
+                Bucket=parts.netloc,
+                Prefix=f"{base}{prefix}/" if prefix else base,
+                StartAfter=f"{base}{after}" if after else "",
+            )
+        )
+        for page in pages:
+            yield [
+                StoredObject(
+                    key=one["Key"].removeprefix(base),
+                    etag=one["ETag"],
+                    size=one["Size"],
+                    modified=one["LastModified"],
+                )
+                for one in page.get("Contents", ())
+            ]
+
+    async def _read(
+        self, objects: Sequence[StoredObject]
+    ) -> list[bytes | CurrentsError]:
+        async def one(position: int) -> bytes:
+            listed = objects[position]
+            options: GetOptions = {"if_match": listed.etag} if listed.etag else {}
+            found = await obstore.get_async(
+                self._store, listed.key, options=options or None
+            )
+            if found.meta["size"] != listed.size:
+                raise ChangedError(listed.key)
+            body = bytes(await found.bytes_async())
+            if len(body) != listed.size:
+                raise OSError(f"{len(body)} of {listed.size} bytes came")
+            return body
+
+        return await self._limited([listed.key for listed in objects], one)
+
+    async def _gather(self, keys: Sequence[str]) -> list[bytes | CurrentsError]:
+        async def one(position: int) -> bytes:
+            found = await obstore.get_async(self._store, keys[position])
+            return bytes(await found.bytes_async())
+
+        return await self._limited(keys, one)
+
+    async def _limited(
+        self, keys: Sequence[str], read: Callable[[int], Coroutine[Any, Any, bytes]]
+    ) -> list[bytes | CurrentsError]:
+        """Read all, so many at a time, each repeated as often as it may be."""
+        free = asyncio.Semaphore(self._concurrency)
+
+        async def one(position: int) -> bytes | CurrentsError:
+            async with free:
+                try:
+                    return await _retrying_async()(read, position)
+                except CurrentsError as error:
+                    return error
+                except (oe.BaseError, OSError) as error:
+                    return self._error("read", keys[position], error)
+
+        return await asyncio.gather(*map(one, range(len(keys))))
+
+    def _sync(self, action: str, key: str, call: Callable[[], T]) -> T:
+        try:
+            return _retrying()(call)
+        except (oe.BaseError, OSError) as error:
+            raise self._error(action, key, error) from error
+
+    def _error(self, action: str, key: str, error: Exception) -> CurrentsError:
+        if isinstance(error, FileNotFoundError | oe.NotFoundError):
+            return NotThereError(key)
+        if isinstance(error, oe.AlreadyExistsError):
+            return AlreadyThereError(key)
+        if isinstance(error, oe.PreconditionError):
+            return ChangedError(key)
+        return StoreError(action, f"{self.url}/{key}", _first_line(error))
+
+
+@cache
+def _memory(name: str) -> MemoryStore:  # noqa: ARG001 (the name is the cache's key)
+    return MemoryStore()
+
+
+def _open(url: str) -> ObjectStore:
+    parts = urlsplit(url)
+    if len(parts.scheme) < 2 or parts.scheme == "file":  # a path, C:\... included
+        path = Path(unquote(parts.path) if parts.scheme == "file" else url)
+        return LocalStore(path.absolute(), mkdir=True)
+    if parts.scheme == "memory":
+        return _memory(url)
+    if parts.scheme == "s3":
+        return _s3(parts.netloc, parts.path.strip("/"))
+    return from_url(url, retry_config=_retry_config())
+
+
+def _s3(bucket: str, prefix: str) -> S3Store:
+    """Open S3 as the AWS chain says: profile, SSO, role, AWS_ENDPOINT_URL."""
+    session = boto3.session.Session()
+    client = session.client("s3")
+    endpoint = client.meta.endpoint_url
+    own = "amazonaws.com" not in endpoint
+    return S3Store(
+        bucket,
+        prefix=prefix or None,
+        region=session.region_name or "us-east-1",
+        credential_provider=Boto3CredentialProvider(session),
+        retry_config=_retry_config(),
+        client_options={"allow_http": endpoint.startswith("http://")},
+        **({"endpoint": endpoint} if own else {}),
+    )
+
+
+def _retry_config() -> Any:
+    return {
+        "max_retries": 4,
+        "retry_timeout": timedelta(seconds=60),
+    }
+
+
+def _worth_repeating(error: BaseException) -> bool:
+    return isinstance(error, oe.BaseError | OSError) and not isinstance(error, _FINAL)
+
+
+def _policy() -> dict[str, Any]:
+    return {
+        "retry": retry_if_exception(_worth_repeating),
+        "stop": stop_after_attempt(_ATTEMPTS),
+        "wait": wait_random_exponential(multiplier=0.1, max=5),
+        "reraise": True,
+    }
+
+
+def _retrying() -> Retrying:
+    return Retrying(**_policy())
+
+
+def _retrying_async() -> AsyncRetrying:
+    return AsyncRetrying(**_policy())
+
+
+def _listed(meta: Any) -> StoredObject:
+    return StoredObject(
+        key=meta["path"],
+        etag=meta["e_tag"] or "",
+        size=meta["size"],
+        modified=meta["last_modified"],
+    )
+
+
+def _key(listed: StoredObject) -> str:
+    return listed.key
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

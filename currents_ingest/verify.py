@@ -1,0 +1,271 @@
+"""Prove from the bucket alone that nothing is lost, doubled or changed.
+
+Everything is read anew: source listing, ledger entries, feed objects. The cache is
+not asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime, time
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from currents_ingest import conform, dedupe, discover, keys, parquet
+from currents_ingest.errors import LedgerBrokenError, NotThereError
+from currents_ingest.ledger import FOLDER, STAGING, entry_key, read_entry
+from currents_ingest.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from datetime import date
+
+    from currents_ingest.config import Settings
+    from currents_ingest.contracts import Contract
+    from currents_ingest.manifest import Entry, Manifest, Output
+
+Identity = tuple[str, str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something that is not as it has to be."""
+
+    about: str
+    """An object's key, or what else it is about."""
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What was checked and what was found."""
+
+    entries: int
+    batches: int
+    objects: int
+    rows: int
+    source_files: int
+    committed: int
+    quarantined: int
+    discarded: int
+    pending: int
+    """Files that wait for the next poll: no difference."""
+    differences: tuple[Difference, ...]
+
+
+def verify(
+    settings: Settings, since: date | None = None, until: date | None = None
+) -> Verified:
+    """Check promises 1, 2 and 9 from the bucket; changes nothing.
+
+    Args:
+        settings: Where from, where to.
+        since: First delivery day whose objects are read; others are only listed.
+        until: First delivery day whose objects are not read any more.
+    """
+    source = Store.open(settings.source.url, concurrency=settings.limits.concurrency)
+    feeds = Store.open(settings.feeds.url, concurrency=settings.limits.concurrency)
+    entries, found = _entries(feeds)
+    batches = [batch for entry in entries for batch in entry.batches]
+    listed = {one.key: one.size for page in feeds.listing() for one in page}
+    found += _published(batches, listed)
+    found += _balances(batches)
+    chosen = [one for one in batches if _within(one, since, until)]
+    for feed in sorted({one.feed for one in chosen}):
+        contract = _contract(entries, feed)
+        found += _objects(feeds, contract, [one for one in chosen if one.feed == feed])
+    states, twice = _states(entries)
+    found += twice
+    pending, total = _pending(source, settings, states)
+    counts = Counter(states.values())
+    return Verified(
+        entries=len(entries),
+        batches=len(batches),
+        objects=sum(len(one.outputs) for one in batches),
+        rows=sum(one.rows_out for one in batches),
+        source_files=total,
+        committed=counts["committed"],
+        quarantined=counts["quarantined"],
+        discarded=counts["discarded"],
+        pending=pending,
+        differences=tuple(found),
+    )
+
+
+def _entries(feeds: Store) -> tuple[list[Entry], list[Difference]]:
+    """Read every entry; numbers must run from 1 without a gap."""
+    folder = f"{FOLDER}/"
+    names = sorted(
+        one.key
+        for page in feeds.listing(FOLDER)
+        for one in page
+        if "/" not in one.key.removeprefix(folder)
+    )
+    expected = [entry_key(number) for number in range(1, len(names) + 1)]
+    found = [
+        Difference(key, "is missing from the ledger")
+        for key in expected
+        if key not in names
+    ]
+    entries = []
+    for key, body in zip(names, feeds.gather(names), strict=True):
+        try:
+            entries.append(read_entry(key, body))
+        except LedgerBrokenError as error:
+            found.append(Difference(key, str(error)))
+    return entries, found
+
+
+def _published(batches: list[Manifest], listed: dict[str, int]) -> Iterator[Difference]:
+    """Compare the objects that entries name with those that are there."""
+    named = {one.key: one for batch in batches for one in batch.outputs}
+    for key, output in named.items():
+        if key not in listed:
+            waits = output.staged in listed
+            what = "not published yet; the next poll does it" if waits else "is missing"
+            yield Difference(key, what)
+        elif listed[key] != output.bytes:
+            yield Difference(key, f"has {listed[key]} bytes and not {output.bytes}")
+    ours = ("_ledger/", f"{STAGING}/", "_audiences/")
+    for key in listed.keys() - named.keys():
+        if not key.startswith(ours):
+            yield Difference(key, "is in no ledger entry; who put it there?")
+
+
+def _balances(batches: list[Manifest]) -> Iterator[Difference]:
+    for batch in batches:
+        where = f"{batch.feed} of {batch.planned_at:%Y-%m-%d %H:%M:%S}"
+        out = batch.rows_out + batch.duplicates + batch.rejects
+        if batch.rows_in != out or batch.rows_in != sum(i.rows for i in batch.inputs):
+            yield Difference(where, f"{batch.rows_in} rows went in, {out} came out")
+        for kind, rows in (
+            ("feed", batch.rows_out),
+            ("index", batch.rows_out),
+            ("rejects", batch.rejects),
+        ):
+            held = sum(one.rows for one in batch.outputs if one.kind == kind)
+            if held != rows:
+                yield Difference(where, f"its {kind} has {held} rows and not {rows}")
+
+
+def _objects(
+    feeds: Store, contract: Contract | None, batches: list[Manifest]
+) -> Iterator[Difference]:
+    """Read every object of a feed: checksum, columns, rows, and ids only once."""
+    by_hour: dict[int, list[Output]] = defaultdict(list)
+    for batch in batches:
+        ids = None
+        for output in sorted(batch.outputs, key=lambda one: one.kind != "index"):
+            try:
+                body = feeds.get(output.key)
+            except NotThereError:
+                continue  # named already
+            if hashlib.sha256(body).hexdigest() != output.sha256:
+                yield Difference(output.key, "is not what was published: checksum")
+                continue
+            if output.kind == "rejects":
+                lines = body.count(b"\n")
+                if lines != output.rows:
+                    yield Difference(
+                        output.key, f"has {lines} lines, not {output.rows}"
+                    )
+                continue
+            if output.kind == "index":
+                ids = parquet.from_bytes(body)
+                for hour in batch.hours:
+                    by_hour[hour].append(output)
+            else:
+                yield from _feed_object(contract, output, body, ids)
+    yield from _doubled(feeds, by_hour)
+
+
+def _feed_object(
+    contract: Contract | None, output: Output, body: bytes, ids: pl.DataFrame | None
+) -> Iterator[Difference]:
+    schema = parquet.schema_of(body)
+    types = contract.types if contract else {}
+    wanted = [(name, conform.POLARS_TYPES[kind]) for name, kind in types.items()]
+    if list(schema.items()) != wanted:
+        yield Difference(output.key, "its columns are not those of the contract")
+        return
+    rows = parquet.from_bytes(body, [dedupe.ID, "event_datetime"])
+    if rows.height != output.rows:
+        yield Difference(output.key, f"has {rows.height} rows and not {output.rows}")
+    doubled = rows.height - rows[dedupe.ID].n_unique()
+    if doubled:
+        yield Difference(output.key, f"holds {doubled} ids twice")
+    index = dedupe.index_of(rows).sort(dedupe.HOUR, dedupe.ID)
+    if ids is None or not index.equals(ids):
+        yield Difference(output.key, "its ids are not those of its index")
+
+
+def _doubled(feeds: Store, by_hour: dict[int, list[Output]]) -> Iterator[Difference]:
+    """Find ids that two objects of a feed hold, a day of event time at a time."""
+    days: dict[int, set[str]] = defaultdict(set)
+    for hour, outputs in by_hour.items():
+        days[hour // 24].update(one.key for one in outputs)
+    for day, objects in sorted(days.items()):
+        if len(objects) == 1:
+            continue
+        inside = pl.col(dedupe.HOUR) // 24 == day
+        ids = pl.concat(
+            parquet.from_bytes(feeds.get(key)).filter(inside).select(dedupe.ID)
+            for key in sorted(objects)
+        )
+        if doubled := ids.height - ids[dedupe.ID].n_unique():
+            date_ = datetime.fromtimestamp(day * 86400, UTC).date()
+            feed = min(objects).split("/")[1]
+            yield Difference(feed, f"{doubled} ids of {date_} are delivered twice")
+
+
+def _states(entries: list[Entry]) -> tuple[dict[Identity, str], list[Difference]]:
+    """Follow every file through the ledger; committed twice is a difference."""
+    states: dict[Identity, str] = {}
+    found: list[Difference] = []
+    for entry in entries:
+        for one in (i for batch in entry.batches for i in batch.inputs):
+            if states.get(one.identity) == "committed":
+                found.append(Difference(one.key, "was committed twice"))
+            states[one.identity] = "committed"
+        for state, files in (
+            ("quarantined", entry.set_aside),
+            ("released", entry.released),
+            ("discarded", entry.discarded),
+        ):
+            states |= {one.identity: state for one in files}
+    return states, found
+
+
+def _pending(
+    source: Store, settings: Settings, states: dict[Identity, str]
+) -> tuple[int, int]:
+    """Count listed files that the ledger does not hold, and all listed files."""
+    pending = total = 0
+    for _, folder in discover.event_folders(source, settings.source.events):
+        for page in source.listing(folder):
+            files = [
+                one for one in page if not keys.is_folder_marker(one.key, one.size)
+            ]
+            total += len(files)
+            pending += sum(
+                states.get((one.key, one.etag, one.size), "released") == "released"
+                for one in files
+            )
+    return pending, total
+
+
+def _contract(entries: Iterable[Entry], feed: str) -> Contract | None:
+    """Return the contract that the ledger pinned for a feed."""
+    pinned = [one for entry in entries for one in entry.pinned if one.feed == feed]
+    return pinned[-1] if pinned else None
+
+
+def _within(batch: Manifest, since: date | None, until: date | None) -> bool:
+    first = datetime.combine(since, time(), UTC) if since else None
+    last = datetime.combine(until, time(), UTC) if until else None
+    return (first is None or batch.planned_at >= first) and (
+        last is None or batch.planned_at < last
+    )

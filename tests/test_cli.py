@@ -1,0 +1,257 @@
+"""The command line as a user meets it: real processes, whole messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from currents_ingest import schemas
+from currents_ingest.store import Store
+from tests.avro_files import OPEN, container, key, record
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a command in an empty folder, with settings from the environment."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("CURRENTS_", "COV"))
+    } | {
+        "CURRENTS_SOURCE__URL": str(tmp_path / "in"),
+        "CURRENTS_FEEDS__URL": str(tmp_path / "out"),
+        "COLUMNS": "200",
+        "PYTHONPATH": os.pathsep.join([".", *sys.path]),
+    }
+
+    def run(*arguments, **more):
+        return subprocess.run(
+            [sys.executable, "-m", "currents_ingest", *arguments],
+            cwd=tmp_path,
+            env=environment | more,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def source(tmp_path):
+    return Store.open(str(tmp_path / "in"))
+
+
+def put(source, offset, *ids):
+    rows = [{"id": name, "time": 1_700_000_000} for name in ids]
+    source.put(key(offset=offset), container(record(), rows))
+
+
+def test_poll_reports_what_it_did_and_then_that_nothing_is_new(run, source):
+    put(source, 1, "a", "b", "a")
+    first, second = run("poll"), run("poll")
+    assert first.returncode == second.returncode == 0
+    fingerprint = schemas.read(record()).fingerprint
+    assert first.stdout.splitlines() == [
+        "1 files, 3 rows in, 2 out, 1 duplicates, 0 rejects; 1 objects published",
+        f"drift: no shipped schema is like that of {OPEN} {fingerprint}",
+    ]
+    assert "committed" in first.stderr
+    assert second.stdout == "nothing new\n"
+
+
+def test_json_is_all_that_stands_on_standard_output(run, source):
+    put(source, 1, "a")
+    for arguments in (["poll"], ["status"], ["verify"], ["quarantine", "list"]):
+        ended = run(*arguments, "--json")
+        assert ended.returncode == 0
+        json.loads(ended.stdout)
+    days = ["--since", "2026-09-15", "--until", "2026-09-16"]
+    assert json.loads(run("load", *days, "--dry-run", "--json").stdout)["files"] == 0
+
+
+def test_strict_asks_for_a_look_with_status_3(run, source):
+    put(source, 1, "a")
+    source.put(key(offset=2), b"")
+    assert run("poll", "--strict").returncode == 3
+    assert run("poll", "--strict").returncode == 0
+
+
+def test_load_shows_progress_and_dry_run_what_it_would_read(run, source):
+    put(source, 1, "a", "b")
+    days = ["--since", "2026-09-15", "--until", "2026-09-16"]
+    dry = run("load", *days, "--dry-run")
+    assert dry.stdout.endswith(" bytes would be read\n")
+    assert "users.messages.email.Open" in dry.stdout
+    loaded = run("load", *days)
+    assert loaded.returncode == 0
+    assert "1 of 1 files, 2 rows" in loaded.stderr
+    assert "1 files, 2 rows in, 2 out" in loaded.stdout
+
+
+def test_status_names_feeds_quarantine_and_drift(run, source):
+    put(source, 1, "a")
+    source.put(key(offset=2), b"")
+    run("poll")
+    text = run("status").stdout
+    assert (
+        "users.messages.email.Open      1     1           0        0  2026-09-15 10:00"
+        in text
+    )
+    assert "2 ledger entries, 1 files in quarantine" in text
+    assert "drift: users.messages.email.Open " in text
+
+
+def test_quarantine_is_listed_shown_retried_and_discarded(run, source):
+    source.put(key(offset=2), b"")
+    run("poll")
+    listed = run("quarantine", "list").stdout
+    assert listed == (
+        f"{key(offset=2)}\n    the object is empty; Currents writes no empty file\n"
+        "1 files in quarantine\n"
+    )
+    shown = json.loads(run("quarantine", "show", key(offset=2)).stdout)
+    assert (shown["size"], shown["event_type"]) == (0, "users.messages.email.Open")
+    assert run("quarantine", "retry", "--all").returncode == 3
+    assert run("quarantine", "retry").returncode == 2
+    assert run("quarantine", "retry", "nothing").returncode == 1
+    assert run("quarantine", "discard", key(offset=2)).stdout == "1 files discarded\n"
+    assert run("quarantine", "list").stdout == "0 files in quarantine\n"
+
+
+def test_verify_names_every_difference_and_fails(run, source, tmp_path):
+    put(source, 1, "a")
+    run("poll")
+    assert run("verify").returncode == 0
+    (path,) = (tmp_path / "out" / "messages_email_open").rglob("*.parquet")
+    path.write_bytes(path.read_bytes() + b"x")
+    ended = run("verify")
+    assert ended.returncode == 1
+    assert f"{path.relative_to(tmp_path / 'out').as_posix()} has " in ended.stdout
+    assert ended.stdout.endswith("2 differences\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "status", "message"),
+    [
+        pytest.param(
+            ["poll"],
+            {"CURRENTS_SOURCE__URL": ""},
+            2,
+            "source.url: String should have at least 1 character",
+            id="no source",
+        ),
+        pytest.param(
+            ["poll"],
+            {"CURRENTS_SOURCE__URL": "ftp://x"},
+            1,
+            "error: could not open ftp://x:",
+            id="no such scheme",
+        ),
+        pytest.param(
+            ["--config", "no.toml", "poll"],
+            {},
+            2,
+            "there is no file no.toml; `init` writes one",
+            id="no file",
+        ),
+        pytest.param(
+            ["load", "--since", "yesterday", "--until", "2026-09-15"],
+            {},
+            2,
+            "'yesterday': Invalid isoformat string",
+            id="no date",
+        ),
+        pytest.param(
+            ["poll", "--every", "5"], {}, 2, "'5' is no duration", id="no unit"
+        ),
+        pytest.param(
+            ["nonsense"], {}, 2, "No such command 'nonsense'", id="no command"
+        ),
+        pytest.param(
+            ["simulate", "x", "--layout", "odd"],
+            {},
+            2,
+            "--layout is one of new, old, 2017, mixed, not 'odd'",
+            id="no layout",
+        ),
+        pytest.param(
+            ["poll"],
+            {"CURRENTS_FEEDS__URL": "/proc/nothing"},
+            1,
+            "error: could not ",
+            id="nowhere to write",
+        ),
+    ],
+)
+def test_what_goes_wrong_is_said_in_words_and_never_as_a_traceback(
+    run, arguments, environment, status, message
+):
+    ended = run(*arguments, **environment)
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode == status
+
+
+def test_config_goes_before_or_after_the_command(run, source, tmp_path):
+    put(source, 1, "a")
+    text = (
+        f'[source]\nurl = "{tmp_path / "in"}"\n[feeds]\nurl = "{tmp_path / "other"}"\n'
+    )
+    (tmp_path / "my.toml").write_text(text)
+    for arguments in (
+        ["--config", "my.toml", "status"],
+        ["status", "--config", "my.toml"],
+    ):
+        assert run(*arguments).returncode == 0
+
+
+def test_init_writes_settings_that_an_editor_can_check(run, tmp_path):
+    assert run("init").stdout == (
+        "wrote currents.toml and currents.schema.json; set the two urls, then: "
+        "currents-ingest poll\n"
+    )
+    assert json.loads((tmp_path / "currents.schema.json").read_text())["properties"]
+    again = run("init")
+    assert again.returncode == 2
+    assert "currents.toml exists already; move it away first" in again.stderr
+
+
+def test_demo_shows_the_whole_way(run, tmp_path):
+    ended = run("demo", "--folder", "show")
+    assert ended.returncode == 0
+    assert "Second poll: 0 files, for nothing is new." in ended.stdout
+    assert "objects read again, 0 differences." in ended.stdout
+    assert (tmp_path / "show" / "feeds" / "_ledger" / "0000000001.json").exists()
+
+
+def test_help_answers_for_every_command(run):
+    text = run("--help").stdout
+    for command in ("init", "poll", "load", "status", "quarantine", "verify", "demo"):
+        assert f"  {command} " in text
+        assert run(command, "--help").returncode == 0
+
+
+def test_no_event_content_is_logged_or_kept_beside_the_feeds(run, source, tmp_path):
+    private = "jane.doe@example.com"
+    schema = record(email_address="string")
+    rows = [{"id": "a", "time": 1, "email_address": private}]
+    source.put(key(offset=1), container(schema, rows))
+    source.put(key(offset=2), container(schema, rows)[:-5])
+    rows[0]["time"] = -1
+    source.put(key(offset=3), container(schema, rows))
+    ended = run("--verbose", "poll")
+    spoken = ended.stdout + ended.stderr + run("status").stdout
+    spoken += run("quarantine", "list").stdout
+    folders = ("_ledger", "_rejects", "_index")
+    kept = [
+        p for f in folders for p in (tmp_path / "out" / f).rglob("*") if p.is_file()
+    ]
+    assert len(kept) >= 3
+    spoken += "".join(path.read_bytes().decode("latin-1") for path in kept)
+    assert private not in spoken

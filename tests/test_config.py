@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from currents_ingest import config, template
+from currents_ingest.errors import SettingsError
+
+MINIMAL = '[source]\nurl = "in"\n[feeds]\nurl = "out"\n'
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def write(text):
+        Path("currents.toml").write_text(text)
+        return Path("currents.toml")
+
+    return write
+
+
+def test_two_urls_are_all_that_must_be_said(write):
+    found = config.read(write(MINIMAL))
+    assert (found.source.url, found.feeds.url) == ("in", "out")
+    assert found.source.lookback == timedelta(hours=48)
+    assert found.feeds.dedupe_horizon == timedelta(days=45)
+    assert found.limits.memory == 2 * 10**9
+
+
+def test_the_environment_wins_over_the_file(write, monkeypatch):
+    monkeypatch.setenv("CURRENTS_FEEDS__URL", "elsewhere")
+    monkeypatch.setenv("CURRENTS_LIMITS__MEMORY", "1GB")
+    monkeypatch.setenv("CURRENTS_SOURCE__EVENTS", '["users.messages.*"]')
+    found = config.read(write(MINIMAL))
+    assert found.feeds.url == "elsewhere"
+    assert found.limits.memory == 10**9
+    assert found.source.events == ("users.messages.*",)
+
+
+def test_the_file_in_the_working_folder_is_found(write):
+    write(MINIMAL)
+    assert config.read().source.url == "in"
+
+
+def test_everything_that_is_wrong_is_said_at_once(write):
+    path = write(
+        '[source]\nlookback = "two days"\nbanana = 1\n[feeds]\nurl = ""\n'
+        '[limits]\nmemory = "1MB"\nconcurrency = 0\n[run]\npoll_every = "5"\n'
+    )
+    with pytest.raises(SettingsError) as caught:
+        config.read(path)
+    needed = "is no duration; write a number and s, m, h or d, as in 48h"
+    assert str(caught.value).splitlines() == [
+        "the configuration cannot be used:",
+        "  - source.url is missing: set it in currents.toml or as CURRENTS_SOURCE__URL",
+        f"  - source.lookback: 'two days' {needed}",
+        "  - source.banana is no setting; `currents-ingest init` lists those there are",
+        "  - feeds.url: String should have at least 1 character",
+        "  - limits.memory: Input should be greater than or equal to 256000000",
+        "  - limits.concurrency: Input should be greater than or equal to 1",
+        f"  - run.poll_every: '5' {needed}",
+    ]
+
+
+@pytest.mark.parametrize("text", ["[source", "x = = 1", "\x00"])
+def test_a_file_that_is_no_toml_is_named(write, text):
+    with pytest.raises(SettingsError, match=r"currents\.toml"):
+        config.read(write(text))
+
+
+def test_a_file_that_is_not_there_is_named():
+    with pytest.raises(SettingsError, match=r"there is no file nowhere\.toml"):
+        config.read(Path("nowhere.toml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("5m", 300), ("48h", 172800), ("45d", 3888000), ("0.5s", 0.5)],
+)
+def test_durations_have_units(text, seconds):
+    assert config.duration(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("256MB", 256 * 10**6), ("1.5gb", 1.5 * 10**9), (300, 300)]
+)
+def test_sizes_have_units(text, size):
+    assert config.size(text) == size
+
+
+def test_what_init_writes_is_valid_and_has_every_setting(write):
+    path = write(template.toml("currents.schema.json"))
+    found = config.read(path)
+    assert found.source.url.startswith("s3://")
+    text = path.read_text().replace("\n# ", "\n")
+    for name, section in config.Settings.model_fields.items():
+        assert f"[{name}]" in text
+        for field in section.annotation.model_fields:
+            assert f"\n{field} = " in text
+    assert text.startswith("#:schema ./currents.schema.json\n")
+
+
+def test_every_default_in_the_template_is_the_default(write):
+    import tomllib
+
+    lines = template.toml("x").splitlines()
+    values = [
+        line.removeprefix("# ") for line in lines if " = " in line or line[:1] == "["
+    ]
+    spelled = tomllib.loads("\n".join(values))
+    urls = {name: {"url": spelled[name]["url"]} for name in ("source", "feeds")}
+    found = config.read(write("\n".join(values)))
+    assert found.model_dump() == config.read(**urls).model_dump()
+
+
+def test_the_json_schema_accepts_good_files_and_refuses_bad_ones():
+    schema = json.loads(json.dumps(config.json_schema()))
+    urls = {"source": {"url": "a"}, "feeds": {"url": "b"}}
+    jsonschema.validate(urls | {"limits": {"memory": "1GB"}}, schema)
+    for bad in (
+        {"source": {}},
+        urls | {"nonsense": {}},
+        urls | {"run": {"poll_every": "5"}},
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(bad, schema)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+from hypothesis import given
+from hypothesis import strategies as st
+
+from currents_ingest import dedupe
+
+START = datetime(2026, 9, 15, tzinfo=UTC)
+ids = st.lists(st.sampled_from("abcdefgh"))
+
+
+def rows(names, hour=0):
+    times = [START + timedelta(hours=hour, minutes=n) for n, _ in enumerate(names)]
+    return pl.DataFrame(
+        {"id": list(names), "event_datetime": times, "n": range(len(names))},
+        schema={
+            "id": pl.String,
+            "event_datetime": pl.Datetime("us", "UTC"),
+            "n": pl.Int64,
+        },
+    )
+
+
+@given(ids)
+def test_each_id_is_kept_once_at_its_first_place(names):
+    kept = dedupe.deduplicate(rows(names), [])
+    assert kept.rows["id"].to_list() == list(dict.fromkeys(names))
+    assert kept.rows["n"].to_list() == sorted(names.index(n) for n in set(names))
+    assert kept.duplicates == len(names) - len(set(names))
+
+
+@given(ids, st.lists(ids))
+def test_what_was_delivered_is_dropped(names, delivered):
+    earlier = [dedupe.index_of(rows(one)) for one in delivered]
+    kept = dedupe.deduplicate(rows(names), earlier)
+    known = {name for one in delivered for name in one}
+    assert kept.rows["id"].to_list() == [
+        n for n in dict.fromkeys(names) if n not in known
+    ]
+
+
+@given(ids, ids)
+def test_twice_is_once(first, second):
+    once = dedupe.deduplicate(rows(first), [])
+    again = dedupe.deduplicate(rows([*first, *second]), [once.index])
+    delivered = once.rows["id"].to_list() + again.rows["id"].to_list()
+    assert sorted(delivered) == sorted(set(first) | set(second))
+
+
+def test_the_index_is_sorted_by_event_hour_and_id():
+    both = pl.concat([rows("b", hour=1), rows("ca")])
+    hour = int(START.timestamp()) // 3600
+    assert dedupe.deduplicate(both, []).index.rows() == [
+        ("a", hour),
+        ("c", hour),
+        ("b", hour + 1),
+    ]
+
+
+@given(ids, ids)
+def test_batches_overlap_when_they_share_an_id(first, second):
+    a, b = (dedupe.index_of(rows(names)) for names in (first, second))
+    assert dedupe.overlap(a, b) is bool(set(first) & set(second))

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import threading
+from uuid import uuid4
+
+import boto3
+import pytest
+
+from currents_ingest import store as store_module
+from currents_ingest.errors import (
+    AlreadyThereError,
+    ChangedError,
+    NotThereError,
+    StoreError,
+)
+from currents_ingest.store import Store, StoredObject
+
+ODD = ["a/with space", "a/pl+us", "a/per%20cent", "a/üñí😀", "a/x=y&z"]
+
+
+@pytest.fixture(params=["memory", "folder", "s3"])
+def store(request, tmp_path):
+    if request.param == "memory":
+        return Store.open(f"memory://{uuid4()}")
+    if request.param == "folder":
+        return Store.open(str(tmp_path / "a folder"))
+    return Store.open(request.getfixturevalue("s3").url + "/some/prefix")
+
+
+def keys(pages):
+    return [one.key for page in pages for one in page]
+
+
+def test_a_listing_is_in_key_order_below_its_folder_and_after_its_offset(store):
+    for key in ["b/2", "b/10", "b/1", "bc/1", "a/1", "b/c/d"]:
+        store.put(key, b"x")
+    assert keys(store.listing("b")) == ["b/1", "b/10", "b/2", "b/c/d"]
+    assert keys(store.listing("b", after="b/10")) == ["b/2", "b/c/d"]
+    assert keys(store.listing()) == ["a/1", "b/1", "b/10", "b/2", "b/c/d", "bc/1"]
+    assert keys(store.listing("nothing")) == []
+
+
+def test_folders_are_those_directly_below(store):
+    for key in ["x/event_type=b/1", "x/event_type=a/date=1/2", "x/file", "y/z/1"]:
+        store.put(key, b"x")
+    assert store.folders() == ["x", "y"]
+    assert store.folders("x") == ["x/event_type=a", "x/event_type=b"]
+
+
+def test_what_is_written_is_read_back_whatever_the_key(store):
+    for key in ODD:
+        store.put(key, key.encode())
+    listed = [one for page in store.listing("a") for one in page]
+    assert [one.key for one in listed] == sorted(ODD)
+    assert store.read(listed) == [key.encode() for key in sorted(ODD)]
+    assert store.gather(ODD) == [key.encode() for key in ODD]
+
+
+def test_one_bad_read_does_not_spoil_the_others(store):
+    store.put("a", b"one")
+    listed = store.stat("a")
+    gone = StoredObject(key="gone", etag=listed.etag, size=3)
+    store.put("b", b"old")
+    old = store.stat("b")
+    store.put("b", b"newer")
+    found = store.read([gone, listed, old])
+    assert found[1] == b"one"
+    assert [type(one) for one in found] == [NotThereError, bytes, ChangedError]
+
+
+def test_create_writes_only_what_is_new(store):
+    store.create("key", b"first")
+    with pytest.raises(AlreadyThereError) as caught:
+        store.create("key", b"second")
+    assert str(caught.value) == "key exists already"
+    assert store.get("key") == b"first"
+
+
+def test_create_again_with_the_same_bytes_is_a_repeated_request(store):
+    store.create("key", b"mine")
+    store.create("key", b"mine")
+
+
+def test_of_many_creators_one_wins(store):
+    won = []
+
+    def create(name):
+        try:
+            store.create("race", name)
+            won.append(name)
+        except AlreadyThereError:
+            pass
+
+    threads = [threading.Thread(target=create, args=(b"%d" % n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert won == [store.get("race")]
+
+
+def test_copy_find_and_delete(store):
+    store.put("a", b"x")
+    store.copy("a", "b/c")
+    assert store.find(["b/c", "nothing", "a"]) == [b"x", None, b"x"]
+    store.delete(["a", "never there"])
+    assert store.stat("a") is None
+    with pytest.raises(NotThereError):
+        store.get("a")
+    with pytest.raises(NotThereError):
+        store.copy("a", "d")
+    with pytest.raises(NotThereError):
+        store.gather(["a"])
+
+
+def test_keys_that_are_no_paths_are_listed_with_the_others(s3):
+    client = boto3.client("s3")
+    names = ["p/a/../up", "p/a//double", "p/a/./dot", "p/a/plain"]
+    for name in names:
+        client.put_object(Bucket=s3.name, Key=name, Body=b"x")
+    store = Store.open(s3.url + "/p")
+    assert sorted(keys(store.listing("a"))) == [
+        "a/../up",
+        "a/./dot",
+        "a//double",
+        "a/plain",
+    ]
+    assert keys(store.listing("a", after="a/o")) == ["a/plain"]
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_bucket_that_is_not_there_is_said_in_one_line(monkeypatch):
+    monkeypatch.setattr(store_module, "_ATTEMPTS", 1)
+    with pytest.raises(StoreError) as caught:
+        list(Store.open("s3://no-such-bucket-here").listing())
+    text = str(caught.value)
+    assert text.startswith("could not list s3://no-such-bucket-here/: ")
+    assert "\n" not in text
+
+
+def test_a_url_of_another_kind_is_refused():
+    with pytest.raises(StoreError, match="could not open ftp://x"):
+        Store.open("ftp://x/y")
