@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from currents_ingest import discover, lease
+from currents_ingest import discover, lease, memory
 from currents_ingest.cache import ASIDE
 from currents_ingest.discover import Window
 from currents_ingest.errors import LedgerConflictError, NotThereError, SettingsError
@@ -277,6 +277,7 @@ def _ingest(
 
 @contextmanager
 def _session(settings: Settings) -> Iterator[_Session]:
+    memory.return_what_is_freed()
     token = secrets.token_hex(8)
     concurrency = max(1, settings.limits.concurrency // WORKERS)
     source = Store.open(settings.source.url, concurrency=concurrency)

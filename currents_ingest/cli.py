@@ -237,7 +237,7 @@ def verify(
     else:
         out.print(
             f"{found.entries} ledger entries, {found.objects} objects, {found.rows:,} "
-            f"rows; {found.pending:,} of {found.source_files:,} source files are pending"
+            f"rows; {found.pending:,} of {found.source_files:,} source files pending"
         )
         for one in found.differences:
             out.print(f"[red]{escape(one.about)}[/] {escape(one.what)}")

@@ -13,10 +13,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from currents_ingest import keys
-from currents_ingest.batch import Job, SourceFile
 from currents_ingest.contracts import feed_name
 from currents_ingest.errors import ForeignKeyError
 from currents_ingest.manifest import SetAside
+from currents_ingest.reading import Job, SourceFile
 from currents_ingest.store import StoredObject
 
 if TYPE_CHECKING:

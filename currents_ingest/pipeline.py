@@ -8,13 +8,14 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import structlog
 
 from currents_ingest import batch, dedupe
+from currents_ingest.batch import Turn
 from currents_ingest.errors import CurrentsError, LedgerConflictError
 from currents_ingest.ledger import STAGING
 from currents_ingest.manifest import Entry
@@ -22,14 +23,12 @@ from currents_ingest.manifest import Entry
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    import polars as pl
-
-    from currents_ingest.batch import Done, Job
+    from currents_ingest.batch import Done
     from currents_ingest.config import Settings
-    from currents_ingest.contracts import Contract
     from currents_ingest.discover import Found
     from currents_ingest.lease import Lease
     from currents_ingest.ledger import Ledger
+    from currents_ingest.reading import Job
     from currents_ingest.store import Store
 
 log = structlog.get_logger()
@@ -43,7 +42,7 @@ COMMIT_EVERY = 5.0
 """Seconds of work that a commit gathers: what a crash may cost."""
 _BASE_MEMORY = 220 * 10**6
 """What the process takes before any data: interpreter, Polars, obstore, boto3."""
-_EXPANSION = 8
+_EXPANSION = 10
 """Peak memory of a batch in work, per byte of its files; measured, see
 docs/performance.md."""
 
@@ -54,19 +53,28 @@ def max_bytes_in_work(settings: Settings) -> int:
 
 
 class Budget:
-    """Bytes that may be in work at once; a batch waits until its own fit in."""
+    """Bytes that may be in work at once; batches get theirs in the order planned."""
 
     def __init__(self, size: int) -> None:
         self._free = self._size = size
+        self._next = 0
         self._changed = threading.Condition()
 
     @contextmanager
-    def take(self, wanted: int) -> Iterator[None]:
-        """Hold *wanted* bytes, or all of them if that is less, for the block."""
+    def take(self, turn: int, wanted: int) -> Iterator[None]:
+        """Hold *wanted* bytes, or all there are if that is less, for the block.
+
+        Args:
+            turn: 0, 1, 2, ... in the order planned. A batch waits for what earlier
+                ones deliver, so a later one must not hold what they need.
+            wanted: Bytes.
+        """
         share = min(wanted, self._size)
         with self._changed:
-            self._changed.wait_for(lambda: self._free >= share)
+            self._changed.wait_for(lambda: self._next == turn and self._free >= share)
+            self._next += 1
             self._free -= share
+            self._changed.notify_all()
         try:
             yield
         finally:
@@ -88,9 +96,7 @@ class _InWork:
     """A batch on a worker."""
 
     found: Found
-    job: Job
-    seen: int
-    """How many accepted batches its look at the index was sure to see."""
+    turn: Turn
     future: Future[Done]
 
 
@@ -98,8 +104,8 @@ class _InWork:
 class Run:
     """One run over new files, in order, several batches at a time.
 
-    Batches are accepted in the order in which they were planned. One whose ids, or
-    whose feed's contract, another batch took after it looked, is done again.
+    A batch knows which ids earlier ones of its event type deliver: from the index if
+    they are published, else from the batches themselves, for which it waits.
     """
 
     source: Store
@@ -109,12 +115,9 @@ class Run:
     lease: Lease | None
     make_job: Callable[[Found], Job]
     stop: Callable[[], bool]
-    _accepted: dict[int, tuple[str, pl.DataFrame]] = field(default_factory=dict)
-    _pinned: dict[str, Contract] = field(default_factory=dict)
-    _count: int = 0
-    _published: int = 0
-    _attempts: int = 0
-    _budget: Budget = field(default_factory=lambda: Budget(0))
+    _open: deque[_InWork] = field(default_factory=deque)
+    """Batches whose ids the index does not show yet, in order."""
+    _planned: int = 0
 
     def over(self, found: Iterable[Found]) -> Iterator[Committed]:
         """Do all batches; yield an entry at each commit.
@@ -124,50 +127,65 @@ class Run:
                 the rest has to be planned anew.
             LeaseLostError: We may not be alone any more.
         """
-        self._budget = Budget(max_bytes_in_work(self.settings))
         incoming = iter(found)
-        waiting: deque[_InWork] = deque()
-        ready: list[tuple[Found, Done]] = []
+        budget = Budget(max_bytes_in_work(self.settings))
         with ThreadPoolExecutor(WORKERS, thread_name_prefix="batch") as pool:
             try:
-                since = time.monotonic()
-                while self._fill(waiting, incoming, pool):
-                    one = waiting.popleft()
-                    ready.append((one.found, self._accept(one)))
-                    self._forget(waiting)
-                    full = len(ready) >= MAX_PER_ENTRY
-                    if full or time.monotonic() - since > COMMIT_EVERY:
+                since, ready = time.monotonic(), 0
+                while self._fill(ready, incoming, pool, budget):
+                    self._open[ready].future.result()
+                    ready += 1
+                    late = time.monotonic() - since > COMMIT_EVERY
+                    if late or ready == MAX_PER_ENTRY:
                         yield self._commit(ready)
-                        ready, since = [], time.monotonic()
+                        since, ready = time.monotonic(), 0
                 if ready:
                     yield self._commit(ready)
             finally:
-                self._clear(waiting)
+                self._clear()
 
     def _fill(
         self,
-        waiting: deque[_InWork],
+        ready: int,
         incoming: Iterator[Found],
         pool: ThreadPoolExecutor,
+        budget: Budget,
     ) -> bool:
         """Keep the workers busy; False when there is nothing left to wait for."""
         if self.lease:
             self.lease.check()
-        while len(waiting) < DEPTH and not self.stop():
+        while len(self._open) - ready < DEPTH and not self.stop():
             if (found := next(incoming, None)) is None:
                 break
-            job = self.make_job(found)
-            seen = self._published
-            waiting.append(_InWork(found, job, seen, pool.submit(self._work, job)))
-        return bool(waiting)
+            self._open.append(self._submit(found, pool, budget))
+        return len(self._open) > ready
 
-    def _work(self, job: Job, rivals: Sequence[pl.DataFrame] = ()) -> Done:
-        self._attempts += 1
-        staging = f"{STAGING}/{self.token}/{self._attempts:06}-{threading.get_ident()}"
-        with self._budget.take(sum(file.listed.size for file in job.files)):
-            return batch.work(
-                job, self.source, self.ledger.store, staging, self._history(job), rivals
-            )
+    def _submit(
+        self, found: Found, pool: ThreadPoolExecutor, budget: Budget
+    ) -> _InWork:
+        job = self.make_job(found)
+        earlier = [
+            one.turn for one in self._open if one.found.event_type == job.event_type
+        ]
+        own, number = Turn(), self._planned
+        self._planned += 1
+
+        def work() -> Done:
+            try:
+                with budget.take(number, sum(file.listed.size for file in job.files)):
+                    return batch.work(
+                        job,
+                        self.source,
+                        self.ledger.store,
+                        f"{STAGING}/{self.token}/{number:06}",
+                        self._history(job),
+                        earlier,
+                        own,
+                    )
+            finally:
+                own.tell(None, dedupe.NOTHING)
+
+        return _InWork(found, own, pool.submit(work))
 
     def _history(self, job: Job) -> Callable[[Sequence[int]], Sequence[str]]:
         """Look up the index objects within the horizon of the batch's queued hours."""
@@ -182,37 +200,12 @@ class Run:
 
         return objects
 
-    def _accept(self, one: _InWork) -> Done:
-        """Take a batch when it is finished; do it again if another came before."""
-        done = one.future.result()
-        rivals = [
-            index
-            for number, (event_type, index) in self._accepted.items()
-            if number >= one.seen and event_type == one.job.event_type
-        ]
-        pinned = self._contract(done)
-        lost = any(dedupe.overlap(done.index, index) for index in rivals)
-        if lost or pinned != done.contract:
-            log.info("batch done again", event_type=one.job.event_type)
-            self._unstage(done)
-            done = self._work(replace(one.job, contract=pinned), rivals)
-        if done.manifest and done.contract:
-            self._pinned[done.manifest.feed] = done.contract
-        self._accepted[self._count] = (one.job.event_type, done.index)
-        self._count += 1
-        return done
-
-    def _contract(self, done: Done) -> Contract | None:
-        """Return the contract that the batch must have used."""
-        if done.contract is None:
-            return None
-        feed = done.contract.feed
-        pinned = self.ledger.cache.contract(feed) or self._pinned.get(feed)
-        return pinned or done.contract
-
-    def _commit(self, ready: list[tuple[Found, Done]]) -> Committed:
-        unread = tuple(pair for _, done in ready for pair in done.unread)
-        draft = self._draft(ready)
+    def _commit(self, ready: int) -> Committed:
+        """Commit the first so many batches."""
+        batches = [self._open.popleft() for _ in range(ready)]
+        done = [one.future.result() for one in batches]
+        unread = tuple(pair for each in done for pair in each.read.unread)
+        draft = self._draft(batches, done)
         if not (draft.batches or draft.set_aside):
             return Committed(entry=None, unread=unread)
         if self.lease:
@@ -220,20 +213,25 @@ class Run:
         try:
             entry = self.ledger.commit(draft)
         except LedgerConflictError:
-            for _, done in ready:
-                self._unstage(done)
+            # After any other failure the entry may be there: what is staged stays.
+            self._unstage(done)
             raise
-        self._published = self._count
         _report(entry)
         return Committed(entry=entry, unread=unread)
 
-    def _draft(self, ready: list[tuple[Found, Done]]) -> Entry:
-        manifests = [done.manifest for _, done in ready if done.manifest]
-        known = {row["fingerprint"] for row in self.ledger.cache.table("schemas")}
+    def _draft(self, batches: list[_InWork], done: list[Done]) -> Entry:
+        cache = self.ledger.cache
+        manifests = [each.manifest for each in done if each.manifest]
+        contracts = {
+            each.read.contract.feed: each.read.contract
+            for each in done
+            if each.manifest and each.read.contract
+        }
+        known = {row["fingerprint"] for row in cache.table("schemas")}
         unknown = {
             one.fingerprint: one
-            for _, done in ready
-            for one in done.schemas
+            for each in done
+            for one in each.read.schemas
             if one.fingerprint not in known
         }
         return Entry(
@@ -241,34 +239,29 @@ class Run:
             run=self.token,
             batches=tuple(manifests),
             pinned=tuple(
-                self._pinned[feed]
-                for feed in sorted({manifest.feed for manifest in manifests})
-                if self.ledger.cache.contract(feed) is None
+                contract
+                for feed, contract in sorted(contracts.items())
+                if cache.contract(feed) is None
             ),
             set_aside=tuple(
                 one
-                for found, done in ready
-                for one in (*found.foreign, *done.set_aside)
+                for batch_, each in zip(batches, done, strict=True)
+                for one in (*batch_.found.foreign, *each.read.set_aside)
             ),
             schemas=tuple(unknown.values()),
         )
 
-    def _forget(self, waiting: deque[_InWork]) -> None:
-        """Drop index frames that no batch in work can still collide with."""
-        oldest = min((one.seen for one in waiting), default=self._count)
-        for number in [n for n in self._accepted if n < min(oldest, self._published)]:
-            del self._accepted[number]
-
-    def _clear(self, waiting: deque[_InWork]) -> None:
+    def _clear(self) -> None:
         """End batches that will not be committed, and remove what they staged."""
-        for one in waiting:
+        for one in self._open:
             if not one.future.cancel() and not one.future.exception():
-                self._unstage(one.future.result())
-        waiting.clear()
+                self._unstage([one.future.result()])
+        self._open.clear()
 
-    def _unstage(self, done: Done) -> None:
-        if done.manifest:
-            self.ledger.store.delete(one.staged for one in done.manifest.outputs)
+    def _unstage(self, done: list[Done]) -> None:
+        for each in done:
+            if each.manifest:
+                self.ledger.store.delete(one.staged for one in each.manifest.outputs)
 
 
 def _report(entry: Entry) -> None:

@@ -130,24 +130,16 @@ def read(schema: Json) -> WriterSchema:
 
 
 @cache
+def versions(event_type: str) -> tuple[SchemaVersion, ...]:
+    """Return the shipped versions of an event type, oldest first; none if unknown."""
+    folder = schemas_root() / event_type
+    return tuple(map(_version, sorted(folder.glob("*.avsc"))))
+
+
 def known() -> dict[str, tuple[SchemaVersion, ...]]:
-    """Return every shipped version, oldest first, by event type."""
-    folders = sorted(path for path in schemas_root().iterdir() if path.is_dir())
-    return {
-        folder.name: versions
-        for folder in folders
-        if (versions := tuple(map(_version, sorted(folder.glob("*.avsc")))))
-    }
-
-
-@cache
-def known_fingerprints() -> frozenset[str]:
-    """Return the fingerprints of every shipped version."""
-    return frozenset(
-        version.writer.fingerprint
-        for versions in known().values()
-        for version in versions
-    )
+    """Return every shipped version by event type."""
+    folders = sorted(schemas_root().iterdir())
+    return {folder.name: versions(folder.name) for folder in folders}
 
 
 def _version(path: Path) -> SchemaVersion:

@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-import boto3
 import obstore
 from obstore import exceptions as oe
-from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.store import LocalStore, MemoryStore, S3Store, from_url
 from tenacity import (
     AsyncRetrying,
@@ -40,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
     from datetime import datetime
 
+    import boto3
     from obstore import GetOptions
     from obstore.store import ObjectStore
 
@@ -233,7 +232,7 @@ class Store:
         root = parts.path.strip("/")
         base = f"{root}/" if root else ""
         pages = (
-            boto3.session.Session()
+            _session()
             .client("s3")
             .get_paginator("list_objects_v2")
             .paginate(
@@ -328,11 +327,18 @@ def _open(url: str) -> ObjectStore:
     return from_url(url, retry_config=_retry_config())
 
 
+def _session() -> boto3.session.Session:
+    import boto3  # takes half a second, and only S3 needs it
+
+    return boto3.session.Session()
+
+
 def _s3(bucket: str, prefix: str) -> S3Store:
     """Open S3 as the AWS chain says: profile, SSO, role, AWS_ENDPOINT_URL."""
-    session = boto3.session.Session()
-    client = session.client("s3")
-    endpoint = client.meta.endpoint_url
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    session = _session()
+    endpoint = session.client("s3").meta.endpoint_url
     own = "amazonaws.com" not in endpoint
     return S3Store(
         bucket,
@@ -341,7 +347,7 @@ def _s3(bucket: str, prefix: str) -> S3Store:
         credential_provider=Boto3CredentialProvider(session),
         retry_config=_retry_config(),
         client_options={"allow_http": endpoint.startswith("http://")},
-        **({"endpoint": endpoint} if own else {}),
+        config={"endpoint": endpoint} if own else None,
     )
 
 

@@ -118,7 +118,7 @@ def bucket(
         lease=lease,
     )
     if tree:
-        upload(place)
+        upload(place, tree)
     return place
 
 
@@ -264,8 +264,8 @@ def add_files(place: Place, simulation: Simulation) -> None:
     with tempfile.TemporaryDirectory() as part:
         simulate(part, simulation)
         _add_to_tree(place.tree, Path(part))
-    if place.endpoint:
-        upload(place)
+        if place.endpoint:
+            upload(place, Path(part))
 
 
 def _add_to_tree(tree: Path, part: Path) -> None:
@@ -278,9 +278,9 @@ def _add_to_tree(tree: Path, part: Path) -> None:
     shutil.copy(part / "expected.json", tree / f"expected-{number}.json")
 
 
-def upload(place: Place) -> None:
-    """Put the tree's files into the bucket."""
-    here = place.tree / "currents"
+def upload(place: Place, tree: Path) -> None:
+    """Put a tree's files into the bucket."""
+    here = tree / "currents"
     found = sorted(path for path in here.rglob("*") if path.is_file())
     there = [f"{place.source}/{path.relative_to(here).as_posix()}" for path in found]
     _files(place).put([str(path) for path in found], there)

@@ -157,7 +157,8 @@ def test_a_poll_equals_what_fastavro_reads_from_the_same_files(everything):
         expected.sort(key=lambda one: (one["currents_file"], one["currents_row"]))
         assert found == expected
         fingerprints |= {one["currents_schema"] for one in found}
-    assert fingerprints == schemas.known_fingerprints()
+    known = [version for versions in schemas.known().values() for version in versions]
+    assert fingerprints == {version.writer.fingerprint for version in known}
     assert outcome.rows_out == sum(map(len, sources.values()))
 
 

@@ -1,0 +1,348 @@
+"""Files to conformed rows: fetch, walk, decode, conform; bad files and rows aside.
+
+Every file of a job ends in exactly one place: read, set aside, or unread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from currents_ingest import avro, conform, schemas
+from currents_ingest.conform import FILE, REASON, ROW, Origin
+from currents_ingest.contracts import Contract, raw_contract
+from currents_ingest.errors import CorruptObjectError, CurrentsError, NotThereError
+from currents_ingest.manifest import FileId, Input, SetAside, UnknownSchema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
+
+    from currents_ingest.avro import Container
+    from currents_ingest.keys import CurrentsKey
+    from currents_ingest.schemas import WriterSchema
+    from currents_ingest.store import Store, StoredObject
+
+DECODED_AT_ONCE = 16 << 20
+"""Bytes of files; decoding takes several times as much for a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A Currents file as listed, its key understood."""
+
+    key: CurrentsKey
+    listed: StoredObject
+
+    @property
+    def id(self) -> FileId:
+        """Return what the ledger knows it by."""
+        return FileId(key=self.listed.key, etag=self.listed.etag, size=self.listed.size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A batch and all that its work depends on."""
+
+    event_type: str
+    files: tuple[SourceFile, ...]
+    planned_at: datetime
+    contract: Contract | None
+    """The feed's pinned contract, if it has one."""
+    max_reject_share: float
+    max_bytes: int
+    """What one file may hold, so that memory stays within its limit."""
+    asked_for: bool = False
+    """Someone released these files from quarantine: one that is gone goes back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """What a job's files came to."""
+
+    contract: Contract | None
+    """None if no file could be read."""
+    rows: pl.DataFrame
+    """Contract columns, in the order of the files and their rows."""
+    rejects: pl.DataFrame
+    """Columns ``currents_file``, ``currents_row``, ``reason``."""
+    inputs: tuple[Input, ...]
+    set_aside: tuple[SetAside, ...]
+    unread: tuple[tuple[str, CurrentsError], ...]
+    """Files that the bucket did not give; they stay pending."""
+    schemas: tuple[UnknownSchema, ...]
+
+
+@dataclass(slots=True)
+class _Opened:
+    """A file that was walked; its bytes are let go once they are decoded."""
+
+    file: SourceFile
+    container: Container
+
+    @property
+    def key(self) -> str:
+        return self.file.listed.key
+
+
+@dataclass(slots=True)
+class _Sorting:
+    """Files on their way: each ends in exactly one of these."""
+
+    read: list[_Opened] = field(default_factory=list)
+    aside: list[SetAside] = field(default_factory=list)
+    unread: list[tuple[str, CurrentsError]] = field(default_factory=list)
+
+    def put_aside(self, file: SourceFile, reason: str) -> None:
+        self.aside.append(set_aside(file, reason))
+
+
+def set_aside(file: SourceFile, reason: str) -> SetAside:
+    """Return the quarantine record of a file."""
+    return SetAside(
+        **file.id.model_dump(),
+        event_type=file.key.event_type,
+        hour=file.key.hour,
+        reason=reason,
+    )
+
+
+def read(job: Job, source: Store, adopted: Callable[[], Contract | None]) -> Read:
+    """Read a job's files.
+
+    Args:
+        job: The batch.
+        source: Where its files are.
+        adopted: Gives the contract that an earlier batch of an event type without a
+            shipped contract uses; it may wait for that batch.
+    """
+    files = _fetch(job, source)
+    contract = job.contract or _shipped(job.event_type) or adopted()
+    contract = contract or _first_contract(job.event_type, files)
+    if contract is None:
+        for one in files.read:
+            reason = "; ".join(conform.unusable(one.container.schema))
+            files.put_aside(one.file, reason)
+        files.read = []
+        rows = rejects = pl.DataFrame()
+    else:
+        rows, rejects = _held_back(job, files, _conformed(job, files, contract))
+    return Read(
+        contract=contract,
+        rows=rows,
+        rejects=rejects,
+        inputs=tuple(map(_input, files.read)),
+        set_aside=tuple(files.aside),
+        unread=tuple(files.unread),
+        schemas=_unknown(job.event_type, files),
+    )
+
+
+def _fetch(job: Job, source: Store) -> _Sorting:
+    files = _Sorting()
+    fitting = [file for file in job.files if file.listed.size <= job.max_bytes]
+    for file in job.files:
+        if file.listed.size > job.max_bytes:
+            files.put_aside(file, _too_large(file, job.max_bytes))
+    bodies = source.read([file.listed for file in fitting])
+    for file, body in zip(fitting, bodies, strict=True):
+        if isinstance(body, bytes):
+            _walk(files, file, body)
+        elif job.asked_for and isinstance(body, NotThereError):
+            files.put_aside(file, "the object is no longer in the bucket")
+        else:
+            files.unread.append((file.listed.key, body))
+    return files
+
+
+def _walk(files: _Sorting, file: SourceFile, body: bytes) -> None:
+    try:
+        container = avro.walk(body)
+    except CorruptObjectError as error:
+        files.put_aside(file, str(error))
+        return
+    if container.schema.is_of(file.key.event_type):
+        files.read.append(_Opened(file, container))
+    else:
+        files.put_aside(
+            file,
+            f"the key says {file.key.event_type}, the record inside is named "
+            f"{container.schema.name[:200]}",
+        )
+
+
+@cache
+def _shipped(event_type: str) -> Contract | None:
+    known = [version.writer for version in schemas.versions(event_type)]
+    return raw_contract(event_type, known) if known else None
+
+
+def _first_contract(event_type: str, files: _Sorting) -> Contract | None:
+    """Make a contract of the first writer schema that can have one."""
+    usable = (
+        one.container.schema
+        for one in files.read
+        if not conform.unusable(one.container.schema)
+    )
+    first = next(usable, None)
+    return raw_contract(event_type, [first]) if first else None
+
+
+def _conformed(
+    job: Job, files: _Sorting, contract: Contract
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Decode and conform every readable file; the others leave ``files.read``."""
+    results: list[conform.Conformed] = []
+    good: set[str] = set()
+    for group in _by_schema(files.read):
+        if reason := _refused(job, group[0].container.schema, contract):
+            for one in group:
+                files.put_aside(one.file, reason)
+            continue
+        for part in _parts(group):
+            for read, frame in _decoded(files, part):
+                results.append(_conformed_part(job, contract, read, frame))
+                good.update(one.key for one in read)
+            for one in part:
+                one.container = replace(one.container, blocks=())
+    files.read = [one for one in files.read if one.key in good]
+    if not results:
+        return _empty(contract)
+    rows = pl.concat([result.rows for result in results])
+    rejects = pl.concat([result.rejects for result in results])
+    schemas_ = {one.container.schema.fingerprint for one in files.read}
+    return (rows if len(schemas_) == 1 else _in_order(rows, files)), rejects
+
+
+def _refused(job: Job, schema: WriterSchema, contract: Contract) -> str:
+    """Say why files of a schema cannot go into the feed; empty if they can."""
+    if contract.event_type != job.event_type:
+        return (
+            f"the feed {contract.feed} belongs to the event type {contract.event_type}"
+        )
+    if found := conform.differences(schema, contract):
+        return "the schema breaks the feed's contract: " + "; ".join(found)
+    return ""
+
+
+def _by_schema(opened: Iterable[_Opened]) -> list[list[_Opened]]:
+    groups: dict[str, list[_Opened]] = {}
+    for one in opened:
+        groups.setdefault(one.container.schema.fingerprint, []).append(one)
+    return list(groups.values())
+
+
+def _parts(group: list[_Opened]) -> Iterator[list[_Opened]]:
+    """Split files so that what is decoded at once stays small beside the batch."""
+    part: list[_Opened] = []
+    size = 0
+    for one in group:
+        if part and size + one.file.listed.size > DECODED_AT_ONCE:
+            yield part
+            part, size = [], 0
+        part.append(one)
+        size += one.file.listed.size
+    yield part
+
+
+def _decoded(
+    files: _Sorting, group: list[_Opened]
+) -> list[tuple[list[_Opened], pl.DataFrame]]:
+    """Decode files together; if that fails, in halves until the bad ones are found."""
+    try:
+        return [(group, avro.decode([one.container for one in group]))]
+    except CorruptObjectError:
+        if len(group) > 1:
+            half = len(group) // 2
+            return _decoded(files, group[:half]) + _decoded(files, group[half:])
+    try:  # row by row: text that is no UTF-8 costs its row and not its file
+        return [(group, avro.decode_any(group[0].container))]
+    except CorruptObjectError as error:
+        files.put_aside(group[0].file, str(error))
+        return []
+
+
+def _conformed_part(
+    job: Job, contract: Contract, read: list[_Opened], frame: pl.DataFrame
+) -> conform.Conformed:
+    origins = [
+        Origin(file=one.key, rows=one.container.rows, queued_at=one.file.key.hour)
+        for one in read
+    ]
+    schema = read[0].container.schema
+    return conform.conform(frame, schema, contract, origins, job.planned_at)
+
+
+def _in_order(rows: pl.DataFrame, files: _Sorting) -> pl.DataFrame:
+    """Put rows of several schemas back into the files' order."""
+    keys = [one.key for one in files.read]
+    position = pl.DataFrame({FILE: keys}).with_row_index("position")
+    return (
+        rows.join(position, on=FILE, how="left", maintain_order="left")
+        .sort("position", ROW)
+        .drop("position")
+    )
+
+
+def _held_back(
+    job: Job, files: _Sorting, conformed: tuple[pl.DataFrame, pl.DataFrame]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Set files with rejects aside if the batch has too many of them."""
+    rows, rejects = conformed
+    if rejects.height <= job.max_reject_share * (rows.height + rejects.height):
+        return rows, rejects
+    counts = {
+        key: (count, reason)
+        for key, count, reason in rejects.group_by(FILE, maintain_order=True)
+        .agg(pl.len(), pl.col(REASON).first())
+        .iter_rows()
+    }
+    for one in files.read:
+        if found := counts.get(one.key):
+            files.put_aside(
+                one.file,
+                f"held back: {found[0]} of its {one.container.rows} rows break a rule "
+                f"({found[1]}), and its batch has more such rows than "
+                "feeds.max_reject_share allows",
+            )
+    files.read = [one for one in files.read if one.key not in counts]
+    held = pl.col(FILE).is_in(list(counts))
+    return rows.filter(~held), rejects.head(0)
+
+
+def _input(one: _Opened) -> Input:
+    return Input(
+        **one.file.id.model_dump(),
+        hour=one.file.key.hour,
+        rows=one.container.rows,
+        fingerprint=one.container.schema.fingerprint,
+    )
+
+
+def _unknown(event_type: str, files: _Sorting) -> tuple[UnknownSchema, ...]:
+    known = {one.writer.fingerprint for one in schemas.versions(event_type)}
+    found = {
+        one.container.schema.fingerprint: one.container.schema.canonical
+        for one in files.read
+        if one.container.schema.fingerprint not in known
+    }
+    return tuple(
+        UnknownSchema(fingerprint=name, event_type=event_type, canonical=text)
+        for name, text in sorted(found.items())
+    )
+
+
+def _empty(contract: Contract) -> tuple[pl.DataFrame, pl.DataFrame]:
+    types = {name: conform.POLARS_TYPES[kind] for name, kind in contract.types.items()}
+    rejects = {FILE: pl.String, ROW: pl.Int64, REASON: pl.String}
+    return pl.DataFrame(schema=types), pl.DataFrame(schema=rejects)
+
+
+def _too_large(file: SourceFile, limit: int) -> str:
+    return (
+        f"the file has {file.listed.size:,} bytes, and limits.memory leaves room for "
+        f"{limit:,} at once; raise limits.memory and retry"
+    )
