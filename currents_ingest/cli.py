@@ -13,18 +13,24 @@ import signal
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import asdict, is_dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import structlog
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from currents_ingest.errors import CurrentsError, SettingsError
+from currents_ingest.output import (
+    err,
+    out,
+    print_json,
+    show_outcome,
+    show_status,
+    show_survey,
+    show_verified,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +52,6 @@ quarantine_app = typer.Typer(
     no_args_is_help=True, help="Files that could not be read whole."
 )
 app.add_typer(quarantine_app, name="quarantine")
-out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 
 ConfigOption = Annotated[
     Path | None,
@@ -176,7 +181,10 @@ def load(
     first, last = _checked(_day, since), _checked(_day, until)
     ahead = api.survey(settings, first, last)
     if dry_run:
-        _show_survey(ahead, json_)
+        if json_:
+            print_json(ahead)
+        else:
+            show_survey(ahead)
         return
     with Bar(err, ahead.files, ahead.bytes) as bar:
         outcome = api.load(
@@ -192,27 +200,9 @@ def status(config: ConfigOption = None, json_: JsonOption = False) -> None:
 
     found = status_.status(_settings(config))
     if json_:
-        _print_json(found)
+        print_json(found)
         return
-    table = _table(
-        "event type", "files", "rows", "duplicates", "rejects", "newest hour"
-    )
-    for one in found.feeds:
-        table.add_row(
-            one.event_type,
-            *(f"{n:,}" for n in (one.files, one.rows_out, one.duplicates, one.rejects)),
-            f"{one.newest_hour:%Y-%m-%d %H:00}",
-        )
-    out.print(table)
-    out.print(
-        f"{found.entries} ledger entries, {found.quarantined} files in quarantine"
-    )
-    for one_ in found.drift:
-        out.print(
-            f"drift: {one_.event_type} {one_.fingerprint}, first seen {one_.seen}"
-        )
-    if found.lease:
-        out.print(f"at work: {escape(found.lease)}")
+    show_status(found)
 
 
 @app.command()
@@ -233,16 +223,9 @@ def verify(
     last = _checked(_day, until) if until else None
     found = verify_.verify(_settings(config), first, last)
     if json_:
-        _print_json(found)
+        print_json(found)
     else:
-        out.print(
-            f"{found.entries} ledger entries, {found.objects} objects, {found.rows:,} "
-            f"rows; {found.pending:,} of {found.source_files:,} source files pending"
-        )
-        for one in found.differences:
-            out.print(f"[red]{escape(one.about)}[/] {escape(one.what)}")
-        count = len(found.differences)
-        out.print(f"{count} differences" if count else "no differences")
+        show_verified(found)
     raise typer.Exit(1 if found.differences else 0)
 
 
@@ -291,7 +274,7 @@ def simulate(
     }
     written = write(url, Simulation(**options))
     if json_:
-        _print_json(written)
+        print_json(written)
     else:
         out.print(
             f"{written.files:,} files, {written.rows:,} rows, "
@@ -320,7 +303,7 @@ def quarantine_list(config: ConfigOption = None, json_: JsonOption = False) -> N
 
     held = api.quarantine(_settings(config))
     if json_:
-        _print_json([one.model_dump(mode="json") for one in held])
+        print_json([one.model_dump(mode="json") for one in held])
         return
     for one in held:
         out.print(f"{escape(one.key)}\n    {escape(one.reason)}")
@@ -339,7 +322,7 @@ def quarantine_show(
     if not held:
         raise SettingsError((f"no file {key!r} is in quarantine",))
     for one in held:
-        _print_json(one.model_dump(mode="json"))
+        print_json(one.model_dump(mode="json"))
 
 
 @quarantine_app.command("retry")
@@ -378,68 +361,18 @@ def _settings(config: Path | None) -> Settings:
     return config_.read(config or _config[0])
 
 
+def _report(outcome: Outcome, json_: bool) -> None:
+    if json_:
+        print_json(outcome)
+    else:
+        show_outcome(outcome)
+
+
 def _finish(outcome: Outcome, json_: bool, strict: bool) -> NoReturn:
     _report(outcome, json_)
     if outcome.unread:
         raise typer.Exit(1)
     raise typer.Exit(3 if strict and outcome.needs_a_look else 0)
-
-
-def _report(outcome: Outcome, json_: bool) -> None:
-    if json_:
-        _print_json(outcome)
-        return
-    if not (outcome.files or outcome.quarantined or outcome.unread):
-        out.print("nothing new")
-    else:
-        out.print(
-            f"{outcome.files:,} files, {outcome.rows_in:,} rows in, "
-            f"{outcome.rows_out:,} out, {outcome.duplicates:,} duplicates, "
-            f"{outcome.rejects:,} rejects; {outcome.objects:,} objects published"
-        )
-    if outcome.quarantined:
-        out.print(
-            f"{len(outcome.quarantined)} files quarantined: "
-            "see `currents-ingest quarantine list`"
-        )
-    for drifted in outcome.drift:
-        out.print(f"drift: no shipped schema is like that of {drifted}")
-    for one in outcome.unread:
-        err.print(f"[red]left pending:[/] {escape(one)}")
-    if outcome.stopped:
-        err.print("stopped before the end; run again to go on")
-
-
-def _show_survey(ahead: Any, json_: bool) -> None:
-    if json_:
-        _print_json(ahead)
-        return
-    table = _table("event type", "files", "bytes")
-    for event_type, (files, size) in sorted(ahead.by_event_type.items()):
-        table.add_row(event_type, f"{files:,}", f"{size:,}")
-    out.print(table)
-    out.print(f"{ahead.files:,} files, {ahead.bytes:,} bytes would be read")
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column(first)
-    for name in others:
-        table.add_column(name, justify="right")
-    return table
-
-
-def _print_json(value: Any) -> None:
-    plain = (
-        asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-    )
-    sys.stdout.write(json.dumps(plain, default=_jsonable) + "\n")
-
-
-def _jsonable(value: Any) -> Any:
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _ended() -> threading.Event:

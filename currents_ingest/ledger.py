@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from datetime import UTC, datetime
+from itertools import chain, repeat, takewhile
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -41,6 +43,8 @@ _PROBE = f"{FOLDER}/probe"
 CHECKPOINT_EVERY = 64
 """Entries between checkpoints: a start on an empty disk reads so many at most."""
 _AHEAD = (1, 4, 16, 64)
+"""Entries asked for at once: one when nothing is new, more and more when much is."""
+_ENTRY = re.compile(rf"{FOLDER}/\d{{10}}\.json")
 
 
 def entry_key(number: int) -> str:
@@ -54,6 +58,9 @@ class Ledger:
     def __init__(self, store: Store, cache: Cache) -> None:
         self.store = store
         self.cache = cache
+        self.head = cache.head
+        """Last entry that this process has taken in; another one that uses the same
+        cache may be ahead, and then our next commit has to lose."""
 
     @staticmethod
     def open(store: Store, path: Path) -> Ledger:
@@ -64,8 +71,9 @@ class Ledger:
     def look(store: Store, path: Path) -> Ledger:
         """Open it for looking only: neither bucket nor cache file will change."""
         ledger = Ledger(store, Cache.look(path, store.url))
-        for entry, digest in ledger.news():
-            ledger.cache.apply(entry, digest)
+        for entries in ledger._news():
+            for entry, digest in entries:
+                ledger.cache.apply(entry, digest)
         return ledger
 
     def probe(self, token: str) -> bool:
@@ -90,43 +98,26 @@ class Ledger:
         """Take in what was committed since, finishing what was left half published.
 
         Returns:
-            How many entries were new.
+            How many entries were new to this process's cache.
         """
         count = 0
-        staged: set[str] | None = None
-        for entry, digest in self.news():
-            if staged is None:
-                staged = self._staged()
-            self.publish(entry, staged)
-            self.cache.apply(entry, digest)
-            count += 1
+        for entries in self._news():
+            # Listed after the entries were read: they were staged before that.
+            staged = {one.key for page in self.store.listing(STAGING) for one in page}
+            for entry, digest in entries:
+                self.publish(entry, staged)
+                self.cache.apply(entry, digest)
+            count += len(entries)
+        self.head = self.cache.head
         return count
 
-    def news(self) -> Iterator[tuple[Entry, str]]:
-        """Yield the entries after those in the cache, each with its digest."""
-        self._check_cache()
-        if self.cache.head == 0:
-            self._restore()
-        number, step = self.cache.head + 1, 0
-        while True:
-            size = _AHEAD[min(step, len(_AHEAD) - 1)]
-            bodies = self.store.find(
-                [entry_key(n) for n in range(number, number + size)]
-            )
-            for body in bodies:
-                if body is None:
-                    return
-                yield read_entry(entry_key(number), body), _digest(body)
-                number += 1
-            step += 1
-
     def commit(self, draft: Entry) -> Entry:
-        """Create the next entry and publish what it names.
+        """Create the entry after those that this process has taken in, and publish.
 
         Raises:
             LedgerConflictError: Another process was first; nothing was published.
         """
-        entry = draft.numbered(self.cache.head + 1)
+        entry = draft.numbered(self.head + 1)
         body = entry.to_json()
         try:
             self.store.create(entry_key(entry.number), body)
@@ -134,7 +125,41 @@ class Ledger:
             raise LedgerConflictError(entry.number) from None
         self.publish(entry, {output.staged for output in entry.outputs})
         self.cache.apply(entry, _digest(body))
+        self.head = entry.number
         return entry
+
+    def _news(self) -> Iterator[list[tuple[Entry, str]]]:
+        """Yield the entries after those in the cache, each with its digest.
+
+        Raises:
+            LedgerBrokenError: One is missing, though later ones are there.
+        """
+        self._check_cache()
+        if self.cache.head == 0:
+            self._restore()
+        number = self.cache.head + 1
+        for size in chain(_AHEAD, repeat(_AHEAD[-1])):
+            keys = [entry_key(n) for n in range(number, number + size)]
+            bodies = list(takewhile(bool, self.store.find(keys)))
+            if bodies:
+                yield [
+                    (read_entry(key, body), _digest(body))
+                    for key, body in zip(keys, bodies, strict=False)
+                    if body
+                ]
+            number += len(bodies)
+            if len(bodies) < size and not self._goes_on_after(number):
+                return
+
+    def _goes_on_after(self, number: int) -> bool:
+        """Tell whether an entry came while we looked; a gap is an error."""
+        page = next(self.store.listing(FOLDER, after=entry_key(number)), [])
+        if not any(_ENTRY.fullmatch(one.key) for one in page):
+            return False
+        if self.store.stat(entry_key(number)) is None:
+            reason = "it is missing, though later ones are there"
+            raise LedgerBrokenError(entry_key(number), reason)
+        return True
 
     def publish(self, entry: Entry, staged: set[str]) -> None:
         """Copy staged outputs to their final keys, then remove them from staging."""
@@ -248,9 +273,6 @@ class Ledger:
                 self.store.put(name, parquet.rows_to_bytes(rows))
                 segments.append({"object": name, "day": day, "kind": kind})
         return segments
-
-    def _staged(self) -> set[str]:
-        return {one.key for page in self.store.listing(STAGING) for one in page}
 
 
 def read_entry(key: str, body: bytes) -> Entry:

@@ -427,7 +427,7 @@ def losers(racers: list[Place]) -> list[Place]:
 def test_a_store_that_fails_every_tenth_request_changes_nothing(
     tmp_path: Path, s3: Bucket, tree: Path
 ) -> None:
-    place = bucket(tmp_path, s3.endpoint, s3.name, tree=tree, lease="0s")
+    place = bucket(tmp_path, s3.endpoint, s3.name, tree=tree, lease="3s")
     with faulty(s3.endpoint, 0.1, seed=5) as proxy:
         behind = replace(place, endpoint=proxy.endpoint)
         finish(behind, "poll")
@@ -473,6 +473,20 @@ def test_a_damaged_cache_is_rebuilt(
     ended = run(place, "poll")
     assert ended.status == 0, ended.told()
     assert judge(place) == []
+
+
+def test_a_poll_that_misses_a_ledger_entry_stops_before_it_doubles_events(
+    tmp_path: Path, ingested: Place
+) -> None:
+    place = replace(ingested, feeds=str(tmp_path / "feeds"), disk=tmp_path / "disk")
+    shutil.copytree(ingested.feeds, place.feeds)
+    lose_an_entry(Path(place.feeds))
+    before = stored(place, FEED_OBJECT)
+    ended = run(place, "poll")
+    assert ended.status == 1, ended.told()
+    assert "_ledger/0000000001.json" in ended.stderr, ended.told()
+    assert "Traceback" not in ended.stderr, ended.told()
+    assert stored(place, FEED_OBJECT) == before
 
 
 def test_a_torn_file_that_is_written_again_whole_is_delivered(tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""What commands print: results on standard output, everything else on the other."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from currents_ingest.api import Outcome, Survey
+    from currents_ingest.status import Status
+    from currents_ingest.verify import Verified
+
+out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+
+
+def show_outcome(outcome: Outcome) -> None:
+    """Show what a poll, a load or a retry came to."""
+    if not (outcome.files or outcome.quarantined or outcome.unread):
+        out.print("nothing new")
+    else:
+        out.print(
+            f"{outcome.files:,} files, {outcome.rows_in:,} rows in, "
+            f"{outcome.rows_out:,} out, {outcome.duplicates:,} duplicates, "
+            f"{outcome.rejects:,} rejects; {outcome.objects:,} objects published"
+        )
+    if outcome.quarantined:
+        out.print(
+            f"{len(outcome.quarantined)} files quarantined: "
+            "see `currents-ingest quarantine list`"
+        )
+    for drifted in outcome.drift:
+        out.print(f"drift: no shipped schema is like that of {drifted}")
+    for one in outcome.unread:
+        err.print(f"[red]left pending:[/] {escape(one)}")
+    if outcome.stopped:
+        err.print("stopped before the end; run again to go on")
+
+
+def show_survey(ahead: Survey) -> None:
+    """Show what a load would read."""
+    table = _table("event type", "files", "bytes")
+    for event_type, (files, size) in sorted(ahead.by_event_type.items()):
+        table.add_row(event_type, f"{files:,}", f"{size:,}")
+    out.print(table)
+    out.print(f"{ahead.files:,} files, {ahead.bytes:,} bytes would be read")
+
+
+def show_status(found: Status) -> None:
+    """Show one screen of status."""
+    table = _table(
+        "event type", "files", "rows", "duplicates", "rejects", "newest hour"
+    )
+    for one in found.feeds:
+        table.add_row(
+            one.event_type,
+            *(f"{n:,}" for n in (one.files, one.rows_out, one.duplicates, one.rejects)),
+            f"{one.newest_hour:%Y-%m-%d %H:00}",
+        )
+    out.print(table)
+    out.print(
+        f"{found.entries} ledger entries, {found.quarantined} files in quarantine"
+    )
+    for one_ in found.drift:
+        out.print(
+            f"drift: {one_.event_type} {one_.fingerprint}, first seen {one_.seen}"
+        )
+    if found.lease:
+        out.print(f"at work: {escape(found.lease)}")
+
+
+def show_verified(found: Verified) -> None:
+    """Show what verify found."""
+    out.print(
+        f"{found.entries} ledger entries, {found.objects} objects, {found.rows:,} "
+        f"rows; {found.pending:,} of {found.source_files:,} source files pending"
+    )
+    for one in found.differences:
+        out.print(f"[red]{escape(one.about)}[/] {escape(one.what)}")
+    count = len(found.differences)
+    out.print(f"{count} differences" if count else "no differences")
+
+
+def print_json(value: Any) -> None:
+    """Write a value as one line of JSON."""
+    plain = (
+        asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    )
+    sys.stdout.write(json.dumps(plain, default=_jsonable) + "\n")
+
+
+def _jsonable(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
