@@ -21,7 +21,7 @@ import structlog
 import typer
 from rich.markup import escape
 
-from currents_ingest.errors import CurrentsError, SettingsError
+from currents_ingest.errors import CurrentsError, RetryableError, SettingsError
 from currents_ingest.output import (
     err,
     out,
@@ -100,18 +100,7 @@ def _before(
 ) -> None:
     """Braze Currents Avro in, Parquet feeds for Amperity out, each event once."""
     _config[0] = config
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.DEBUG if verbose else logging.INFO
-        ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
-        ],
-    )
+    _log(logging.DEBUG if verbose else logging.INFO)
 
 
 @app.command()
@@ -157,9 +146,7 @@ def poll(
     while not ended.is_set():
         try:
             _report(api.poll(settings, stop=ended.is_set), json_)
-        except CurrentsError as error:
-            if not _is_retryable(error):
-                raise
+        except RetryableError as error:
             err.print(f"[yellow]will try again:[/] {escape(error.told())}")
         ended.wait(pause.total_seconds())
 
@@ -292,6 +279,7 @@ def demo(
     """Show the whole way with made-up data: no account, no network, no settings."""
     from currents_ingest.demo import demo as show
 
+    _log(logging.ERROR)  # what it shows is the point, not how it came about
     if not show(out, folder):
         raise typer.Exit(1)
 
@@ -355,6 +343,18 @@ def quarantine_discard(
     out.print(f"{count} files discarded")
 
 
+def _log(level: int) -> None:
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+    )
+
+
 def _settings(config: Path | None) -> Settings:
     from currents_ingest import config as config_
 
@@ -409,12 +409,6 @@ def _checked(read: Callable[[str], T], text: str) -> T:
         return read(text)
     except ValueError as error:
         raise SettingsError((f"{text!r}: {error}",)) from None
-
-
-def _is_retryable(error: CurrentsError) -> bool:
-    from currents_ingest.errors import RetryableError
-
-    return isinstance(error, RetryableError)
 
 
 def _say(error: CurrentsError, status_: int) -> int:

@@ -330,6 +330,21 @@ def test_a_process_paused_past_its_lease_on_s3_publishes_nothing_and_says_so(
     assert_clean_after_a_poll(place)
 
 
+def test_a_process_paused_as_it_commits_never_names_what_others_tidied_away(
+    tmp_path: Path, s3: Bucket, tree: Path
+) -> None:
+    place = bucket(tmp_path, s3.endpoint, s3.name, tree=tree, lease="1s")
+    with interrupted(place, commit, signal.SIGSTOP) as held:
+        assert held.process
+        time.sleep(1.5)
+        with interrupted(on_another_machine(place), staging, signal.SIGKILL) as other:
+            other.let_go(Fault.REFUSED)
+        held.let_go()
+        held.process.send_signal(signal.SIGCONT)
+        assert_gave_up(end(held.process))
+    assert_clean_after_a_poll(place)
+
+
 def test_a_process_paused_among_its_copies_disturbs_nobody_when_it_wakes(
     tmp_path: Path, s3: Bucket, tree: Path
 ) -> None:
