@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import chain
@@ -201,18 +201,17 @@ def load(
 def survey(settings: Settings, since: date, until: date) -> Survey:
     """Say what a load would read; changes nothing."""
     hours = _window(since, until)
-    source, ledger = _looking(settings)
     by_type: dict[str, tuple[int, int]] = {}
     foreign = 0
-    for page in discover.new_files(
-        source, ledger, settings.source.events, lambda _: hours
-    ):
-        files, size = by_type.get(page.event_type, (0, 0))
-        by_type[page.event_type] = (
-            files + len(page.files),
-            size + sum(file.listed.size for file in page.files),
-        )
-        foreign += len(page.foreign)
+    with _looking(settings) as (source, ledger):
+        for page in discover.new_files(
+            source, ledger, settings.source.events, lambda _: hours
+        ):
+            files, size = by_type.get(page.event_type, (0, 0))
+            files += len(page.files)
+            size += sum(file.listed.size for file in page.files)
+            by_type[page.event_type] = files, size
+            foreign += len(page.foreign)
     return Survey(
         sum(files for files, _ in by_type.values()) + foreign,
         sum(size for _, size in by_type.values()),
@@ -223,8 +222,8 @@ def survey(settings: Settings, since: date, until: date) -> Survey:
 
 def quarantine(settings: Settings) -> list[SetAside]:
     """Return the files in quarantine, by key; changes nothing."""
-    _, ledger = _looking(settings)
-    return ledger.cache.files(ASIDE)
+    with _looking(settings) as (_, ledger):
+        return ledger.cache.files(ASIDE)
 
 
 def retry(settings: Settings, keys: Sequence[str]) -> Outcome:
@@ -279,29 +278,34 @@ def _ingest(
 def _session(settings: Settings) -> Iterator[_Session]:
     memory.return_what_is_freed()
     token = secrets.token_hex(8)
-    concurrency = max(1, settings.limits.concurrency // WORKERS)
-    source = Store.open(settings.source.url, concurrency=concurrency)
-    feeds = Store.open(settings.feeds.url, concurrency=concurrency)
-    ledger = Ledger.open(feeds, settings.ledger.cache)
+    source, feeds = _stores(settings, settings.limits.concurrency // WORKERS)
     holder = f"{socket.gethostname()}, process {os.getpid()}"
-    if not ledger.probe(token):
-        log.warning(
-            "the store ignores If-None-Match; only the lease keeps two runs apart",
-            feeds=settings.feeds.url,
-        )
-    with lease.hold(feeds, holder, settings.ledger.lease) as held:
-        ledger.catch_up()
-        # With the lease, whoever staged before us is dead or has lost it.
-        ledger.sweep(token, timedelta(0) if held else _STAGING_KEPT)
-        yield _Session(settings, source, ledger, held, token)
-    ledger.cache.close()
+    with closing(Ledger.open(feeds, settings.ledger.cache)) as ledger:
+        if not ledger.probe(token):
+            log.warning(
+                "the store ignores If-None-Match; only the lease keeps two runs apart",
+                feeds=settings.feeds.url,
+            )
+        with lease.hold(feeds, holder, settings.ledger.lease) as held:
+            ledger.catch_up()
+            # With the lease, whoever staged before us is dead or has lost it.
+            ledger.sweep(token, timedelta(0) if held else _STAGING_KEPT)
+            yield _Session(settings, source, ledger, held, token)
 
 
-def _looking(settings: Settings) -> tuple[Store, Ledger]:
-    concurrency = settings.limits.concurrency
-    source = Store.open(settings.source.url, concurrency=concurrency)
-    feeds = Store.open(settings.feeds.url, concurrency=concurrency)
-    return source, Ledger.look(feeds, settings.ledger.cache)
+@contextmanager
+def _looking(settings: Settings) -> Iterator[tuple[Store, Ledger]]:
+    source, feeds = _stores(settings, settings.limits.concurrency)
+    with closing(Ledger.look(feeds, settings.ledger.cache)) as ledger:
+        yield source, ledger
+
+
+def _stores(settings: Settings, concurrency: int) -> tuple[Store, Store]:
+    each = max(1, concurrency)
+    return (
+        Store.open(settings.source.url, concurrency=each),
+        Store.open(settings.feeds.url, concurrency=each),
+    )
 
 
 def _decide(session: _Session, entry: Entry) -> None:

@@ -127,9 +127,7 @@ def poll(
     config: ConfigOption = None,
     every: Annotated[
         str | None,
-        typer.Option(
-            help="Go on for ever, with this pause, such as 5m; '' for run.poll_every."
-        ),
+        typer.Option(help="Go on until SIGTERM, with this pause, such as 5m."),
     ] = None,
     json_: JsonOption = False,
     strict: StrictOption = False,
@@ -142,7 +140,7 @@ def poll(
     ended = _ended()
     if every is None:
         _finish(api.poll(settings, stop=ended.is_set), json_, strict)
-    pause = _checked(duration, every) if every else settings.run.poll_every
+    pause = _checked(duration, every)
     while not ended.is_set():
         try:
             _report(api.poll(settings, stop=ended.is_set), json_)

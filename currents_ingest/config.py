@@ -145,15 +145,6 @@ class Limits(_Section):
     )
 
 
-class Run(_Section):
-    """How often to work."""
-
-    poll_every: Duration = Field(
-        default=timedelta(minutes=5),
-        description="Pause between polls with `poll --every` without a duration.",
-    )
-
-
 class Settings(BaseSettings):
     """Everything that a run needs to know; frozen."""
 
@@ -170,7 +161,6 @@ class Settings(BaseSettings):
     feeds: Feeds
     ledger: LedgerSettings = LedgerSettings()
     limits: Limits = Limits()
-    run: Run = Run()
 
     @classmethod
     def settings_customise_sources(

@@ -76,6 +76,10 @@ class Ledger:
                 ledger.cache.apply(entry, digest)
         return ledger
 
+    def close(self) -> None:
+        """Close the cache."""
+        self.cache.close()
+
     def probe(self, token: str) -> bool:
         """Find out, once per cache, whether the store honours If-None-Match.
 

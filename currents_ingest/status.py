@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from currents_ingest.ledger import Ledger
 from currents_ingest.store import Store
 
 if TYPE_CHECKING:
+    from currents_ingest.cache import Cache
     from currents_ingest.config import Settings
 
 
@@ -57,7 +59,11 @@ class Status:
 def status(settings: Settings) -> Status:
     """Read the ledger and say how things stand; changes nothing."""
     feeds = Store.open(settings.feeds.url, concurrency=settings.limits.concurrency)
-    cache = Ledger.look(feeds, settings.ledger.cache).cache
+    with closing(Ledger.look(feeds, settings.ledger.cache)) as ledger:
+        return _of(ledger.cache, lease.holder(feeds))
+
+
+def _of(cache: Cache, holder: str | None) -> Status:
     return Status(
         entries=cache.head,
         feeds=tuple(
@@ -71,6 +77,6 @@ def status(settings: Settings) -> Status:
             Drift(**{name: row[name] for name in ("event_type", "fingerprint", "seen")})
             for row in cache.table("schemas")
         ),
-        lease=lease.holder(feeds),
+        lease=holder,
         reconciled_at=cache.reconciled(),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache, partial
@@ -136,11 +137,11 @@ class Store:
             For each object its bytes, or what went wrong with it:
             NotThereError, ChangedError or StoreError.
         """
-        return asyncio.run(self._read(objects))
+        return _awaited(self._read(objects))
 
     def gather(self, keys: Sequence[str]) -> list[bytes]:
         """Read many objects at once; raises for the first that cannot be read."""
-        found = asyncio.run(self._gather(keys))
+        found = _awaited(self._gather(keys))
         for one in found:
             if isinstance(one, CurrentsError):
                 raise one
@@ -148,7 +149,7 @@ class Store:
 
     def find(self, keys: Sequence[str]) -> list[bytes | None]:
         """Read many objects at once; None for those that are not there."""
-        found = asyncio.run(self._gather(keys))
+        found = _awaited(self._gather(keys))
         for one in found:
             if isinstance(one, CurrentsError) and not isinstance(one, NotThereError):
                 raise one
@@ -308,6 +309,16 @@ class Store:
         if isinstance(error, oe.PreconditionError):
             return ChangedError(key)
         return StoreError(action, f"{self.url}/{key}", _first_line(error))
+
+
+def _awaited(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end, also where a loop runs already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 @cache

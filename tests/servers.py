@@ -93,7 +93,7 @@ class _Answer:
 
 @contextmanager
 def moto_server() -> Iterator[str]:
-    """Run an S3 on a free port; yields its endpoint. All in one process share buckets."""
+    """Run an S3 on a free port; yields its endpoint. Buckets outlive the server."""
 
     class Quiet(MotoRequestHandler):
         disable_nagle_algorithm = True

@@ -50,7 +50,7 @@ def test_the_file_in_the_working_folder_is_found(write):
 def test_everything_that_is_wrong_is_said_at_once(write):
     path = write(
         '[source]\nlookback = "two days"\nbanana = 1\n[feeds]\nurl = ""\n'
-        '[limits]\nmemory = "1MB"\nconcurrency = 0\n[run]\npoll_every = "5"\n'
+        '[limits]\nmemory = "1MB"\nconcurrency = 0\n[ledger]\nlease = "5"\n'
     )
     with pytest.raises(SettingsError) as caught:
         config.read(path)
@@ -61,9 +61,9 @@ def test_everything_that_is_wrong_is_said_at_once(write):
         f"  - source.lookback: 'two days' {needed}",
         "  - source.banana is no setting; `currents-ingest init` lists those there are",
         "  - feeds.url: String should have at least 1 character",
+        f"  - ledger.lease: '5' {needed}",
         "  - limits.memory: Input should be greater than or equal to 256000000",
         "  - limits.concurrency: Input should be greater than or equal to 1",
-        f"  - run.poll_every: '5' {needed}",
     ]
 
 
@@ -125,7 +125,7 @@ def test_the_json_schema_accepts_good_files_and_refuses_bad_ones():
     for bad in (
         {"source": {}},
         urls | {"nonsense": {}},
-        urls | {"run": {"poll_every": "5"}},
+        urls | {"ledger": {"lease": "5"}},
     ):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(bad, schema)

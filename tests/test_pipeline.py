@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from datetime import UTC, date, datetime, timedelta
@@ -646,6 +647,16 @@ def test_memory_and_s3_give_what_a_folder_gives(s3, tmp_path):
         results.append((outcome.rows_in, outcome.rows_out, outcome.objects))
     assert results[0] == results[1] == results[2]
     assert results[0][1] > 100
+
+
+def test_a_notebook_may_call_it_from_within_its_event_loop(place):
+    source, settings = place
+    source.put(key(), container(record(), [ROW]))
+
+    async def cell():
+        return api.poll(settings).rows_out, verify(settings).differences
+
+    assert asyncio.run(cell()) == (1, ())
 
 
 def test_an_empty_source_is_nothing_new(place):
