@@ -113,12 +113,20 @@ def decode_flat(containers: Sequence[Container]) -> pl.DataFrame:
         strict=False,
         utf8_view=False,
     )
+    stream = source.batch_iter(rows, None)
+    failure: BaseException | None = None
     try:
-        batches = [pl.DataFrame(batch) for batch in source.batch_iter(rows, None)]
+        batches = [pl.DataFrame(batch) for batch in stream]
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # a Rust panic is no Exception
-        raise CorruptObjectError(f"a row does not decode: {_brief(error)}") from error
+    except BaseException as error:  # noqa: BLE001 (a Rust panic is no Exception)
+        failure = error
+    # Not earlier: Python 3.13 crashes if it is freed while its error is on the way.
+    del stream
+    if failure:
+        raise CorruptObjectError(
+            f"a row does not decode: {_brief(failure)}"
+        ) from failure
     found = sum(batch.height for batch in batches)
     if found != rows:
         raise CorruptObjectError(f"the blocks promise {rows} rows and hold {found}")
