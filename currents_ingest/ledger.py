@@ -207,6 +207,9 @@ class Ledger:
         The entry that says so comes first: a run that was only asleep finds its
         number taken and stages its work anew.
         """
+        if not kept:
+            self.store.remove_unfinished(STAGING)
+            self.store.remove_unfinished(FOLDER)
         now = datetime.now(UTC)
         old = [
             one.key

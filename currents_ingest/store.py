@@ -7,6 +7,7 @@ flight on few threads. Keys are relative to the URL that the store was opened wi
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ _FINAL = (
 # object_store repeats 5xx and refused connections itself, but not a body that breaks
 # off; so every call is repeated here as well, a few times, with growing pauses.
 _ATTEMPTS = 6
+_UNFINISHED = re.compile(r"#\d+$")
 _PAGE = 1000
 """Keys a list request; S3's own limit."""
 
@@ -189,6 +191,17 @@ class Store:
                 self._sync("delete", key, partial(obstore.delete, self._store, key))
             except NotThereError:
                 continue
+
+    def remove_unfinished(self, prefix: str) -> None:
+        """Remove what killed processes left of writes to a folder's files.
+
+        Only for who is alone: a write in progress looks the same. Object stores have
+        no such leftovers, and no listing shows them.
+        """
+        if isinstance(self._store, LocalStore):
+            for path in Path(self._store.prefix or "", prefix).rglob("*#*"):
+                if _UNFINISHED.search(path.name):
+                    path.unlink(missing_ok=True)
 
     def stat(self, key: str) -> StoredObject | None:
         """Return what a listing would say of one object."""

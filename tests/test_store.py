@@ -113,6 +113,19 @@ def test_copy_find_and_delete(store):
         store.gather(["a"])
 
 
+def test_unfinished_writes_to_a_folder_can_be_removed(tmp_path):
+    store = Store.open(str(tmp_path))
+    store.put("staging/whole", b"x")
+    for name in ("staging/run#1", "staging/deep/run#12", "staging/no#number", "feed#1"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"half")
+    store.remove_unfinished("staging")
+    left = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*#*"))
+    assert left == ["feed#1", "staging/no#number"]
+    assert store.get("staging/whole") == b"x"
+    Store.open("memory://x").remove_unfinished("staging")  # has none
+
+
 def test_keys_that_are_no_paths_are_listed_with_the_others(s3):
     client = boto3.client("s3")
     names = ["p/a/../up", "p/a//double", "p/a/./dot", "p/a/plain"]
