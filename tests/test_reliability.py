@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
@@ -195,8 +196,14 @@ def stopped_at_work(place: Place) -> Iterator[subprocess.Popen[str]]:
     """Stop a poll (SIGSTOP) over folders once it has written to staging."""
     with running(place, "poll") as process:
         wait_until_at_work(process, place)
-        process.send_signal(signal.SIGSTOP)
+        stop(process)
         yield process
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """Stop it (SIGSTOP), and wait until all its threads stand still."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
 
 
 def assert_clean(place: Place) -> None:
@@ -443,7 +450,7 @@ def losers(racers: list[Place], watch: Watch) -> list[Place]:
         while starting:
             for process, racer in list(starting.items()):
                 if (racer.disk / "cache" / "cache.db").exists():
-                    process.send_signal(signal.SIGSTOP)
+                    stop(process)
                     del starting[process]
                 assert process.poll() is None, end(process).told()
             time.sleep(0.001)
@@ -477,7 +484,9 @@ def test_a_cache_deleted_at_work_loses_nothing(tmp_path: Path, tree: Path) -> No
     with stopped_at_work(place) as process:
         forget_cache(place)
         process.send_signal(signal.SIGCONT)
-        assert end(process).status == 0
+        ended = end(process)
+    assert ended.status in {0, 1}, ended.told()
+    assert "Traceback" not in ended.stderr, ended.told()
     assert_clean_after_a_poll(place)
 
 
