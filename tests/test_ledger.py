@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
+from obstore.store import MemoryStore
 
 from currents_ingest import ledger as ledger_module
 from currents_ingest.cache import ASIDE, Cache
@@ -270,6 +271,21 @@ def test_the_probe_asks_the_store_once(store, ledger):
     assert ledger.probe("token")
     assert ledger.cache.meta("conditional") == "yes"
     assert not list(store.listing("_ledger"))
+
+
+class Careless(Store):
+    """Accepts the condition and ignores it, as some look-alikes of S3 do."""
+
+    def create(self, key, body):
+        self.put(key, body)
+
+
+def test_a_store_that_ignores_conditions_is_found_out(tmp_path):
+    store = Careless("memory://careless", MemoryStore())
+    ledger = Ledger.open(store, tmp_path / "cache.db")
+    assert not ledger.probe("token")
+    assert not ledger.probe("token")  # remembered
+    ledger.close()
 
 
 def test_looking_changes_neither_bucket_nor_cache(store, tmp_path):
