@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +15,8 @@ from uuid import uuid4
 import duckdb
 import fastavro
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from currents_ingest import (
     api,
@@ -625,6 +629,43 @@ def test_several_schemas_in_one_batch_keep_the_files_order(place):
     with duckdb.connect() as connection:
         found = connection.execute(f"select id from '{path}'").fetchall()
     assert [one[0] for one in found] == [f"{n}{m}" for n in range(6) for m in range(3)]
+
+
+# Memory
+
+
+@given(st.lists(st.integers(0, 12), max_size=12), st.integers(1, 10))
+@settings(deadline=None, max_examples=25)
+def test_bytes_in_work_stay_within_the_budget_and_are_given_in_order(wanted, size):
+    budget, lock = pipeline.Budget(size), threading.Lock()
+    held, most, order = [0], [0], []
+
+    def work(turn):
+        share = min(wanted[turn], size)
+        with budget.take(turn, wanted[turn]):
+            with lock:
+                order.append(turn)
+                held[0] += share
+                most[0] = max(most[0], held[0])
+            with lock:
+                held[0] -= share
+
+    with ThreadPoolExecutor(max(1, len(wanted))) as pool:
+        list(pool.map(work, range(len(wanted))))
+    assert most[0] <= size
+    assert sorted(order) == list(range(len(wanted)))
+
+
+def test_less_memory_means_smaller_batches(place, monkeypatch):
+    source, settings = place
+    for n in range(10):
+        source.put(key(offset=n), container(record(), [ROW | {"id": str(n)}]))
+    size = len(container(record(), [ROW | {"id": "0"}]))
+    monkeypatch.setattr(
+        "currents_ingest.api.max_bytes_in_work", lambda _: 3 * size * pipeline.WORKERS
+    )
+    assert api.poll(settings).objects == 4
+    assert len(opens(settings)) == 10
 
 
 # Other stores
