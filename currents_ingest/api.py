@@ -120,12 +120,13 @@ class _Session:
     lease: Lease | None
     token: str
 
-    def run(self, stop: Callable[[], bool]) -> Run:
+    def run(self, attempt: int, stop: Callable[[], bool]) -> Run:
         return Run(
             source=self.source,
             ledger=self.ledger,
             settings=self.settings,
             token=self.token,
+            attempt=attempt,
             lease=self.lease,
             make_job=lambda found: discover.job(
                 found,
@@ -258,13 +259,15 @@ def _ingest(
     outcome = Outcome()
     globs = tuple(events)
     limit = max_bytes_in_work(session.settings) // WORKERS
-    for _ in range(_TRIES):
+    for attempt in range(_TRIES):
         found: Iterable[Found] = chain(
             discover.released(session.ledger.cache),
             discover.new_files(session.source, session.ledger, globs, window),
         )
         try:
-            for committed in session.run(stop).over(discover.batches(found, limit)):
+            for committed in session.run(attempt, stop).over(
+                discover.batches(found, limit)
+            ):
                 outcome = outcome.plus(committed)
                 seen(committed)
             return replace(outcome, stopped=stop())

@@ -112,6 +112,8 @@ class Run:
     ledger: Ledger
     settings: Settings
     token: str
+    attempt: int
+    """How often this run planned anew; keeps staging keys apart."""
     lease: Lease | None
     make_job: Callable[[Found], Job]
     stop: Callable[[], bool]
@@ -177,7 +179,7 @@ class Run:
                         job,
                         self.source,
                         self.ledger.store,
-                        f"{STAGING}/{self.token}/{number:06}",
+                        f"{STAGING}/{self.token}/{self.attempt}-{number:06}",
                         self._history(job),
                         earlier,
                         own,
