@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from currents_ingest.contracts import Contract
+from currents_ingest.errors import CacheBrokenError
 from currents_ingest.manifest import SetAside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from currents_ingest.manifest import Entry, Manifest
@@ -46,6 +48,25 @@ STATE_TABLES = ("contracts", "totals", "schemas")
 """Tables that a checkpoint holds whole."""
 
 
+Write = TypeVar("Write", bound="Callable[..., None]")
+
+
+def _surviving(write: Write) -> Write:
+    """Write in one transaction; if the file fails, go on in memory."""
+
+    @wraps(write)
+    def wrapped(self: Cache, *args: Any) -> None:
+        for _ in range(2):
+            try:
+                with self._lock, self._db:
+                    self._db.execute("begin immediate")
+                    return write(self, *args)
+            except sqlite3.DatabaseError:
+                self._move_to_memory()
+
+    return cast("Write", wrapped)
+
+
 class Cache:
     """What the ledger says, ready to be asked.
 
@@ -53,8 +74,11 @@ class Cache:
     counted since 1970.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path | None = None
+    ) -> None:
         self._db = connection
+        self._path = path
         self._lock = threading.RLock()
 
     @staticmethod
@@ -94,10 +118,10 @@ class Cache:
         found = self._rows("select value from meta where name = ?", name)
         return str(found[0][0]) if found else None
 
+    @_surviving
     def remember(self, name: str, value: str) -> None:
         """Keep a value that can be found out again."""
-        with self._transaction():
-            self._set(name, value)
+        self._set(name, value)
 
     @property
     def head(self) -> int:
@@ -114,36 +138,36 @@ class Cache:
         with self._lock:
             _reset(self._db, url)
 
+    @_surviving
     def apply(self, entry: Entry, digest: str) -> None:
         """Take in the next entry; one that is in already changes nothing."""
-        with self._transaction():
-            if entry.number != self.head + 1:
-                return
-            for batch in entry.batches:
-                self._apply_batch(entry, batch)
-            self._db.executemany(
-                "insert or replace into contracts values (?, ?)",
-                [(one.feed, one.model_dump_json()) for one in entry.pinned],
-            )
-            self._mark(entry, entry.set_aside, ASIDE)
-            self._mark(entry, entry.released, RELEASED)
-            self._mark(entry, entry.discarded, DISCARDED)
-            self._db.executemany(
-                "insert or ignore into schemas values (?, ?, ?, ?)",
-                [
-                    (
-                        one.fingerprint,
-                        one.event_type,
-                        entry.at.isoformat(),
-                        one.canonical,
-                    )
-                    for one in entry.schemas
-                ],
-            )
-            if entry.reconciled:
-                self._set("reconciled", str(_seconds(entry.reconciled)))
-            self._set("head", str(entry.number))
-            self._set("digest", digest)
+        if entry.number != self.head + 1:
+            return
+        for batch in entry.batches:
+            self._apply_batch(entry, batch)
+        self._db.executemany(
+            "insert or replace into contracts values (?, ?)",
+            [(one.feed, one.model_dump_json()) for one in entry.pinned],
+        )
+        self._mark(entry, entry.set_aside, ASIDE)
+        self._mark(entry, entry.released, RELEASED)
+        self._mark(entry, entry.discarded, DISCARDED)
+        self._db.executemany(
+            "insert or ignore into schemas values (?, ?, ?, ?)",
+            [
+                (
+                    one.fingerprint,
+                    one.event_type,
+                    entry.at.isoformat(),
+                    one.canonical,
+                )
+                for one in entry.schemas
+            ],
+        )
+        if entry.reconciled:
+            self._set("reconciled", str(_seconds(entry.reconciled)))
+        self._set("head", str(entry.number))
+        self._set("digest", digest)
 
     def unseen(self, listed: Sequence[StoredObject]) -> list[StoredObject]:
         """Return those that the ledger does not hold with the same ETag and size."""
@@ -211,25 +235,23 @@ class Cache:
         self, name: str, where: str = "true", *values: Any
     ) -> list[dict[str, Any]]:
         """Return a table's rows by column name, in a fixed order."""
+        query = f"select * from {name} where {where} order by 1, 2"  # noqa: S608 (our names)
         with self._lock:
-            cursor = self._db.execute(
-                f"select * from {name} where {where} order by 1, 2",  # noqa: S608 (our names)
-                values,
-            )
+            cursor = self._select(query, values)
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor]
 
+    @_surviving
     def restore(self, number: int, state: dict[str, Any]) -> None:
         """Begin from a checkpoint's state instead of the first entry."""
-        with self._transaction():
-            for name in STATE_TABLES:
-                self._insert(name, state[name])
-            self._insert("files", state["files"])
-            self._insert("segments", state["segments"])
-            for name, value in state["meta"].items():
-                self._set(name, value)
-            self._set("base", str(number))
-            self._set("head", str(number))
+        for name in STATE_TABLES:
+            self._insert(name, state[name])
+        self._insert("files", state["files"])
+        self._insert("segments", state["segments"])
+        for name, value in state["meta"].items():
+            self._set(name, value)
+        self._set("base", str(number))
+        self._set("head", str(number))
 
     def unloaded(self, kind: str, days: Iterable[int]) -> list[str]:
         """Return the checkpoint segments of these days that are not in yet."""
@@ -241,11 +263,11 @@ class Cache:
         )
         return [object_ for (object_,) in found]
 
+    @_surviving
     def load(self, kind: str, segment: str, rows: list[dict[str, Any]]) -> None:
         """Take in a checkpoint segment; what newer entries said stays."""
-        with self._transaction():
-            self._insert(kind, rows)
-            self._db.execute("delete from segments where object = ?", (segment,))
+        self._insert(kind, rows)
+        self._db.execute("delete from segments where object = ?", (segment,))
 
     def _apply_batch(self, entry: Entry, batch: Manifest) -> None:
         kind, number = batch.event_type, entry.number
@@ -316,18 +338,34 @@ class Cache:
                 rows,
             )
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._lock, self._db:
-            self._db.execute("begin immediate")
-            yield
+    def _move_to_memory(self) -> None:
+        """Go on without the file: it was deleted, is full, or may not be written."""
+        memory = sqlite3.connect(":memory:", check_same_thread=False)
+        memory.isolation_level = None
+        try:
+            self._db.backup(memory)
+        except sqlite3.DatabaseError as error:
+            raise self._broken() from error
+        self._db = memory
+
+    def _broken(self) -> CacheBrokenError:
+        if self._path:
+            with suppress(OSError):
+                self._path.unlink()
+        return CacheBrokenError(str(self._path))
 
     def _set(self, name: str, value: str) -> None:
         self._db.execute("insert or replace into meta values (?, ?)", (name, value))
 
     def _rows(self, query: str, *values: Any) -> list[Any]:
+        return self._select(query, values).fetchall()
+
+    def _select(self, query: str, values: Sequence[Any]) -> sqlite3.Cursor:
         with self._lock:
-            return self._db.execute(query, values).fetchall()
+            try:
+                return self._db.execute(query, values)
+            except sqlite3.DatabaseError as error:
+                raise self._broken() from error
 
 
 def _opened(path: Path | None, url: str) -> Cache:
@@ -337,7 +375,7 @@ def _opened(path: Path | None, url: str) -> Cache:
         str(path or ":memory:"), timeout=30, check_same_thread=False
     )
     _prepare(connection, url)
-    return Cache(connection)
+    return Cache(connection, path)
 
 
 def _prepare(connection: sqlite3.Connection, url: str) -> None:

@@ -161,6 +161,20 @@ class LedgerBrokenError(FatalError):
         )
 
 
+class CacheBrokenError(RetryableError):
+    """The cache file was damaged while it was in use."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return (
+            f"the cache {self.path} was damaged and has been removed. What was "
+            "committed stays, and nothing is lost: run the same command again."
+        )
+
+
 class LeaseHeldError(RetryableError):
     """Another process is at work on these feeds."""
 

@@ -544,7 +544,7 @@ class Undisturbed:
 
 
 EVENTS = (
-    "users.messages.email.*",
+    "users.messages.email.[BCO]*",
     "users.messages.sms.Send",
     "users.behaviors.Purchase",
 )

@@ -9,7 +9,12 @@ from obstore.store import MemoryStore
 from currents_ingest import ledger as ledger_module
 from currents_ingest.cache import ASIDE, Cache
 from currents_ingest.contracts import Column, Contract
-from currents_ingest.errors import FatalError, LedgerBrokenError, LedgerConflictError
+from currents_ingest.errors import (
+    CacheBrokenError,
+    FatalError,
+    LedgerBrokenError,
+    LedgerConflictError,
+)
 from currents_ingest.ledger import Ledger, entry_key
 from currents_ingest.manifest import (
     Entry,
@@ -319,3 +324,31 @@ def test_an_entry_is_applied_once_and_in_order(store, tmp_path):
     cache.apply(first, "d")
     cache.apply(entry(manifest(store, "b")).numbered(3), "d")
     assert (cache.head, cache.table("totals")[0]["files"]) == (1, 1)
+
+
+def test_a_cache_deleted_while_it_is_in_use_goes_on_in_memory(store, tmp_path):
+    ledger = Ledger.open(store, tmp_path / "cache.db")
+    ledger.commit(entry(manifest(store, "a")))
+    (tmp_path / "cache.db").unlink()
+    ledger.commit(entry(manifest(store, "b")))
+    assert [row["key"] for row in ledger.cache.table("files")] == ["a", "b"]
+    ledger.close()
+
+
+def test_a_cache_damaged_while_it_is_in_use_is_removed_and_says_so(store, tmp_path):
+    path = tmp_path / "cache.db"
+    ledger = Ledger.open(store, path)
+    for n in range(300):
+        ledger.commit(entry(manifest(store, f"{n:0200}")))
+    ledger.close()
+    damaged = Ledger.open(store, path)
+    body = path.read_bytes()
+    path.write_bytes(body[:4096] + b"\xff" * (len(body) - 4096))
+    with pytest.raises(CacheBrokenError) as caught:
+        damaged.cache.table("files")
+    assert str(caught.value) == (
+        f"the cache {path} was damaged and has been removed. What was committed "
+        "stays, and nothing is lost: run the same command again."
+    )
+    assert not path.exists()
+    damaged.close()
