@@ -56,13 +56,16 @@ def _surviving(write: Write) -> Write:
 
     @wraps(write)
     def wrapped(self: Cache, *args: Any) -> None:
-        for _ in range(2):
-            try:
-                with self._lock, self._db:
-                    self._db.execute("begin immediate")
-                    return write(self, *args)
-            except sqlite3.DatabaseError:
-                self._move_to_memory()
+        def once() -> None:
+            with self._lock, self._db:
+                self._db.execute("begin immediate")
+                write(self, *args)
+
+        try:
+            once()
+        except sqlite3.DatabaseError:
+            self._move_to_memory()
+            once()
 
     return cast("Write", wrapped)
 
