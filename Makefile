@@ -32,6 +32,7 @@ wheel-test: $(VENV)/ready-dev
 campaign: $(VENV)/ready-dev  ## kills by the hundred; about half an hour
 	$(RUN) tests.campaign --kills 200 --seed 1
 	$(RUN) tests.campaign --kills 200 --seed 2 --empty-disk
+	$(RUN) tests.campaign --kills 60 --seed 3 --s3 --at-once 3
 
 bench: $(VENV)/ready-dev  ## speed and memory against a plain script
 	$(BIN)/python tools/bench.py
