@@ -12,15 +12,14 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import obstore
 from obstore import exceptions as oe
-from obstore.store import LocalStore, MemoryStore, S3Store, from_url
+from obstore.store import LocalStore, MemoryStore, S3Store
 from tenacity import (
     AsyncRetrying,
     Retrying,
@@ -29,6 +28,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from currents_ingest.backends import open_backend, session
 from currents_ingest.errors import (
     AlreadyThereError,
     ChangedError,
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
     from datetime import datetime
 
-    import boto3
     from obstore import GetOptions
     from obstore.store import ObjectStore
 
@@ -98,7 +97,7 @@ class Store:
             StoreError: The URL cannot be understood.
         """
         try:
-            return Store(url, _open(url), concurrency)
+            return Store(url, open_backend(url), concurrency)
         except (oe.BaseError, ValueError, OSError) as error:
             raise StoreError("open", url, _first_line(error)) from error
 
@@ -260,7 +259,7 @@ class Store:
         root = parts.path.strip("/")
         base = f"{root}/" if root else ""
         pages = (
-            _session()
+            session()
             .client("s3")
             .get_paginator("list_objects_v2")
             .paginate(
@@ -346,54 +345,6 @@ def _awaited(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, work).result()
-
-
-@cache
-def _memory(name: str) -> MemoryStore:  # noqa: ARG001 (the name is the cache's key)
-    return MemoryStore()
-
-
-def _open(url: str) -> ObjectStore:
-    parts = urlsplit(url)
-    if len(parts.scheme) < 2 or parts.scheme == "file":  # a path, C:\... included
-        path = Path(unquote(parts.path) if parts.scheme == "file" else url)
-        return LocalStore(path.absolute(), mkdir=True)
-    if parts.scheme == "memory":
-        return _memory(url)
-    if parts.scheme == "s3":
-        return _s3(parts.netloc, parts.path.strip("/"))
-    return from_url(url, retry_config=_retry_config())
-
-
-def _session() -> boto3.session.Session:
-    import boto3  # takes half a second, and only S3 needs it
-
-    return boto3.session.Session()
-
-
-def _s3(bucket: str, prefix: str) -> S3Store:
-    """Open S3 as the AWS chain says: profile, SSO, role, AWS_ENDPOINT_URL."""
-    from obstore.auth.boto3 import Boto3CredentialProvider
-
-    session = _session()
-    endpoint = session.client("s3").meta.endpoint_url
-    own = "amazonaws.com" not in endpoint
-    return S3Store(
-        bucket,
-        prefix=prefix or None,
-        region=session.region_name or "us-east-1",
-        credential_provider=Boto3CredentialProvider(session),
-        retry_config=_retry_config(),
-        client_options={"allow_http": endpoint.startswith("http://")},
-        config={"endpoint": endpoint} if own else None,
-    )
-
-
-def _retry_config() -> Any:
-    return {
-        "max_retries": 4,
-        "retry_timeout": timedelta(seconds=60),
-    }
 
 
 def _worth_repeating(error: BaseException) -> bool:

@@ -1,0 +1,65 @@
+"""From a URL to an obstore client, with credentials as boto3 finds them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from obstore.store import LocalStore, MemoryStore, S3Store, from_url
+
+if TYPE_CHECKING:
+    import boto3
+    from obstore.store import ObjectStore
+
+
+@cache
+def _memory(name: str) -> MemoryStore:  # noqa: ARG001 (the name is the cache's key)
+    return MemoryStore()
+
+
+def open_backend(url: str) -> ObjectStore:
+    """Open what a URL names; a plain path is a folder. Touches no object yet."""
+    parts = urlsplit(url)
+    if len(parts.scheme) < 2 or parts.scheme == "file":  # a path, C:\... included
+        path = Path(unquote(parts.path) if parts.scheme == "file" else url)
+        return LocalStore(path.absolute(), mkdir=True)
+    if parts.scheme == "memory":
+        return _memory(url)
+    if parts.scheme == "s3":
+        return _s3(parts.netloc, parts.path.strip("/"))
+    return from_url(url, retry_config=_retry_config())
+
+
+def session() -> boto3.session.Session:
+    """Return AWS access as the usual chain finds it."""
+    import boto3  # takes half a second, and only S3 needs it
+
+    return boto3.session.Session()
+
+
+def _s3(bucket: str, prefix: str) -> S3Store:
+    """Open S3 as the AWS chain says: profile, SSO, role, AWS_ENDPOINT_URL."""
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    chain = session()
+    endpoint = chain.client("s3").meta.endpoint_url
+    own = "amazonaws.com" not in endpoint
+    return S3Store(
+        bucket,
+        prefix=prefix or None,
+        region=chain.region_name or "us-east-1",
+        credential_provider=Boto3CredentialProvider(chain),
+        retry_config=_retry_config(),
+        client_options={"allow_http": endpoint.startswith("http://")},
+        config={"endpoint": endpoint} if own else None,
+    )
+
+
+def _retry_config() -> Any:
+    return {
+        "max_retries": 4,
+        "retry_timeout": timedelta(seconds=60),
+    }
