@@ -672,7 +672,7 @@ def conclude(place: Place, watch: Watch, figures: Figures) -> None:
     The last run holds a lease: without one nobody can know that what lies in staging
     is a dead process's, so it stays there.
     """
-    last = replace(place, lease="1s", disk=place.disk / "0")
+    last = replace(place, lease="60s", disk=place.disk / "0")
     finish(last, "poll")
     verified = run(last, "verify", "--json")
     if verified.status or json.loads(verified.stdout)["differences"]:

@@ -214,7 +214,7 @@ def assert_clean(place: Place) -> None:
 
 def assert_clean_after_a_poll(place: Place) -> None:
     """Poll once more, with the lease that it takes to tidy up after the dead."""
-    finish(replace(place, lease="1s"), "poll")
+    finish(replace(place, lease="60s"), "poll")
     assert judge(place) == []
 
 
