@@ -172,7 +172,7 @@ def poll(
             return Window(since=newest and newest - settings.source.lookback)
 
         outcome = _ingest(session, settings.source.events, window, stop, seen)
-        if whole and not stop() and not outcome.unread:
+        if whole and not outcome.stopped and not outcome.unread:
             stamp = Entry(at=datetime.now(UTC), run=session.token, reconciled=started)
             _decide(session, stamp)
         session.ledger.fold(session.token, datetime.now(UTC))
@@ -265,12 +265,11 @@ def _ingest(
             discover.new_files(session.source, session.ledger, globs, window),
         )
         try:
-            for committed in session.run(attempt, stop).over(
-                discover.batches(found, limit)
-            ):
+            run = session.run(attempt, stop)
+            for committed in run.over(discover.batches(found, limit)):
                 outcome = outcome.plus(committed)
                 seen(committed)
-            return replace(outcome, stopped=stop())
+            return replace(outcome, stopped=run.stopped)
         except LedgerConflictError as error:
             log.info("planning anew", entry=error.number)
             session.ledger.catch_up()
@@ -314,6 +313,8 @@ def _stores(settings: Settings, concurrency: int) -> tuple[Store, Store]:
 def _decide(session: _Session, entry: Entry) -> None:
     """Commit a decision, after whatever others commit meanwhile."""
     for _ in range(_TRIES):
+        if session.lease:
+            session.lease.check()
         try:
             session.ledger.commit(entry)
         except LedgerConflictError:

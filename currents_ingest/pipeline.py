@@ -117,6 +117,8 @@ class Run:
     lease: Lease | None
     make_job: Callable[[Found], Job]
     stop: Callable[[], bool]
+    stopped: bool = False
+    """It was asked to stop before everything was done."""
     _open: deque[_InWork] = field(default_factory=deque)
     """Batches whose ids the index does not show yet, in order."""
     _planned: int = 0
@@ -156,8 +158,11 @@ class Run:
         """Keep the workers busy; False when there is nothing left to wait for."""
         if self.lease:
             self.lease.check()
-        while len(self._open) - ready < DEPTH and not self.stop():
+        while len(self._open) - ready < DEPTH and not self.stopped:
             if (found := next(incoming, None)) is None:
+                break
+            if self.stop():
+                self.stopped = True  # what was found is found again by the next run
                 break
             self._open.append(self._submit(found, pool, budget))
         return len(self._open) > ready
