@@ -239,10 +239,8 @@ class Cache:
     ) -> list[dict[str, Any]]:
         """Return a table's rows by column name, in a fixed order."""
         query = f"select * from {name} where {where} order by 1, 2"  # noqa: S608 (our names)
-        with self._lock:
-            cursor = self._select(query, values)
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor]
+        names, rows = self._select(query, values)
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     @_surviving
     def restore(self, number: int, state: dict[str, Any]) -> None:
@@ -361,14 +359,17 @@ class Cache:
         self._db.execute("insert or replace into meta values (?, ?)", (name, value))
 
     def _rows(self, query: str, *values: Any) -> list[Any]:
-        return self._select(query, values).fetchall()
+        return self._select(query, values)[1]
 
-    def _select(self, query: str, values: Sequence[Any]) -> sqlite3.Cursor:
+    def _select(self, query: str, values: Sequence[Any]) -> tuple[list[str], list[Any]]:
+        """Return column names and rows; no other thread writes meanwhile."""
         with self._lock:
             try:
-                return self._db.execute(query, values)
+                cursor = self._db.execute(query, values)
+                rows = cursor.fetchall()
             except sqlite3.DatabaseError as error:
                 raise self._broken() from error
+        return [column[0] for column in cursor.description], rows
 
 
 def _opened(path: Path | None, url: str) -> Cache:

@@ -144,12 +144,12 @@ class Ledger:
         number = self.cache.head + 1
         for size in chain(_AHEAD, repeat(_AHEAD[-1])):
             keys = [entry_key(n) for n in range(number, number + size)]
-            bodies = list(takewhile(bool, self.store.find(keys)))
+            bodies = list(takewhile(_is_there, self.store.find(keys)))
             if bodies:
                 yield [
                     (read_entry(key, body), _digest(body))
                     for key, body in zip(keys, bodies, strict=False)
-                    if body
+                    if body is not None
                 ]
             number += len(bodies)
             if len(bodies) < size and not self._goes_on_after(number):
@@ -280,6 +280,10 @@ class Ledger:
                 self.store.put(name, parquet.rows_to_bytes(rows))
                 segments.append({"object": name, "day": day, "kind": kind})
         return segments
+
+
+def _is_there(body: bytes | None) -> bool:
+    return body is not None
 
 
 def read_entry(key: str, body: bytes) -> Entry:

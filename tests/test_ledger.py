@@ -232,6 +232,7 @@ def test_a_cache_that_cannot_be_written_is_kept_in_memory(store, tmp_path):
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
+        pytest.param(b"", "it is no ledger entry (json_invalid)", id="no bytes"),
         pytest.param(b"{", "it is no ledger entry (json_invalid)", id="cut"),
         pytest.param(b"{}", "it is no ledger entry (missing)", id="empty"),
         pytest.param(
