@@ -23,7 +23,7 @@ wheel-test: $(VENV)/ready-dev
 	rm -rf build/wheel && mkdir -p build/wheel/away
 	$(RUN) pip wheel --quiet --no-deps --no-build-isolation -w build/wheel .
 	$(PYTHON) -m venv build/wheel/venv
-	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-dev.txt
 	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps build/wheel/*.whl
 	cp -R tests fixtures pyproject.toml build/wheel/away
 	rm -rf build/wheel/away/tests/checkout
@@ -50,10 +50,10 @@ clean:
 
 $(VENV)/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(RUN) pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt
 	$(RUN) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
 $(VENV)/ready-dev: requirements-dev.txt $(VENV)/ready
-	$(RUN) pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(RUN) pip install --quiet --disable-pip-version-check --no-deps -r requirements-dev.txt
 	touch $@
