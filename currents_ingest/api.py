@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from currents_ingest import discover, lease, memory
+from currents_ingest import discover, lease, memory, registry
 from currents_ingest.cache import ASIDE
 from currents_ingest.discover import Window
 from currents_ingest.errors import LedgerConflictError, NotThereError, SettingsError
 from currents_ingest.ledger import Ledger
-from currents_ingest.manifest import Entry, FileId, SetAside
+from currents_ingest.manifest import Drift, Entry, FileId, SetAside
 from currents_ingest.pipeline import WORKERS, Committed, Run, max_bytes_in_work
 from currents_ingest.store import Store
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from currents_ingest.config import Settings
     from currents_ingest.discover import Found
     from currents_ingest.lease import Lease
+    from currents_ingest.schemas import Registry
 
 log = structlog.get_logger()
 
@@ -64,8 +65,8 @@ class Outcome:
     quarantined: tuple[SetAside, ...] = ()
     unread: tuple[str, ...] = ()
     """What the bucket did not give, with the reason; it is tried again next time."""
-    drift: tuple[str, ...] = ()
-    """Event type and fingerprint of schemas met for the first time."""
+    drift: tuple[Drift, ...] = ()
+    """Schemas met for the first time that their feed's contract does not know whole."""
     stopped: bool = False
     """Asked to stop before everything was done."""
 
@@ -93,8 +94,7 @@ class Outcome:
             objects=self.objects + sum(one.kind == "feed" for one in entry.outputs),
             quarantined=self.quarantined + entry.set_aside,
             unread=self.unread + unread,
-            drift=self.drift
-            + tuple(f"{one.event_type} {one.fingerprint}" for one in entry.schemas),
+            drift=self.drift + entry.schemas,
         )
 
 
@@ -117,6 +117,7 @@ class _Session:
     settings: Settings
     source: Store
     ledger: Ledger
+    registry: Registry
     lease: Lease | None
     token: str
 
@@ -131,6 +132,7 @@ class _Session:
             make_job=lambda found: discover.job(
                 found,
                 self.ledger.cache,
+                self.registry,
                 self.settings,
                 datetime.now(UTC),
                 max_bytes_in_work(self.settings),
@@ -282,6 +284,7 @@ def _session(settings: Settings) -> Iterator[_Session]:
     token = secrets.token_hex(8)
     source, feeds = _stores(settings, settings.limits.concurrency // WORKERS)
     holder = f"{socket.gethostname()}, process {os.getpid()}"
+    known = registry.open_registry(settings.schemas)
     with closing(Ledger.open(feeds, settings.ledger.cache)) as ledger:
         if not ledger.probe(token):
             log.warning(
@@ -292,7 +295,7 @@ def _session(settings: Settings) -> Iterator[_Session]:
             ledger.catch_up()
             # With the lease, whoever staged before us is dead or has lost it.
             ledger.sweep(token, timedelta(0) if held else _STAGING_KEPT)
-            yield _Session(settings, source, ledger, held, token)
+            yield _Session(settings, source, ledger, known, held, token)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import fastavro
 import polars as pl
 
 from currents_ingest import schemas
-from currents_ingest.errors import CorruptObjectError
+from currents_ingest.errors import CorruptObjectError, HeaderCutError
 
 try:
     # The public reader lets Polars choose the batch size; see decode_flat for why
@@ -52,6 +52,26 @@ class Container:
     rows: int
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What stands before a file's first block."""
+
+    text: bytes
+    """The schema as written."""
+    schema: WriterSchema
+    codec: str
+
+
+def read_head(body: bytes) -> Head:
+    """Read a file's header from its first bytes; what follows may be missing.
+
+    Raises:
+        HeaderCutError: The header goes on after *body*.
+        CorruptObjectError: It is no Avro header, or of a codec that cannot be read.
+    """
+    return _head(_header(memoryview(body))[0])
+
+
 def walk(body: bytes) -> Container:
     """Check a whole file from header to last sync marker, and take it apart.
 
@@ -62,14 +82,10 @@ def walk(body: bytes) -> Container:
     """
     view = memoryview(body)
     metadata, at = _header(view)
-    schema = schemas.parse(metadata.get("avro.schema", b""))
-    codec = metadata.get("avro.codec", b"null").decode("ascii", "replace")
-    if codec not in _UNPACK:
-        raise CorruptObjectError(
-            f"the codec {codec!r} is not supported (null, deflate and snappy are)"
-        )
+    head = _head(metadata)
+    schema = head.schema
     sync, at = bytes(view[at : at + _SYNC]), at + _SYNC
-    blocks, rows = _blocks(view, at, sync, codec)
+    blocks, rows = _blocks(view, at, sync, head.codec)
     least = max(1, len(schema.fields))  # each field takes a byte at least
     if rows == 0:
         raise CorruptObjectError(
@@ -254,6 +270,16 @@ def _bad_text(record: dict[str, Any]) -> str | None:
     return None
 
 
+def _head(metadata: dict[str, bytes]) -> Head:
+    text = metadata.get("avro.schema", b"")
+    codec = metadata.get("avro.codec", b"null").decode("ascii", "replace")
+    if codec not in _UNPACK:
+        raise CorruptObjectError(
+            f"the codec {codec[:40]!r} is not supported (null, deflate and snappy are)"
+        )
+    return Head(text, schemas.parse(text), codec)
+
+
 def _header(view: memoryview) -> tuple[dict[str, bytes], int]:
     if not view:
         raise CorruptObjectError("the object is empty; Currents writes no empty file")
@@ -262,17 +288,17 @@ def _header(view: memoryview) -> tuple[dict[str, bytes], int]:
             "the object is no Avro file (it does not start as one)"
         )
     metadata: dict[str, bytes] = {}
-    count, at = _read_long(view, 4, "the header")
+    count, at = _read_header_long(view, 4)
     while count:
         if count < 0:  # a negative count is followed by the block's size
-            _, at = _read_long(view, at, "the header")
+            _, at = _read_header_long(view, at)
         for _ in range(min(abs(count), 1000)):
             name, at = _read_bytes(view, at)
             value, at = _read_bytes(view, at)
             metadata[name.decode("utf-8", "replace")] = value
-        count, at = _read_long(view, at, "the header")
+        count, at = _read_header_long(view, at)
     if at + _SYNC > len(view):
-        raise CorruptObjectError(f"the header is cut at byte {len(view)}")
+        raise HeaderCutError(f"the header is cut at byte {len(view)}")
     return metadata, at
 
 
@@ -358,14 +384,20 @@ def _read_long(view: memoryview, at: int, where: str) -> tuple[int, int]:
     raise CorruptObjectError(f"{where} is cut or damaged at byte {at}")
 
 
+def _read_header_long(view: memoryview, at: int) -> tuple[int, int]:
+    if len(view) - at < 10 and all(byte >= 0x80 for byte in view[at:]):
+        raise HeaderCutError(f"the header is cut at byte {len(view)}")
+    return _read_long(view, at, "the header")
+
+
 def _read_bytes(view: memoryview, at: int) -> tuple[bytes, int]:
-    size, at = _read_long(view, at, "the header")
+    size, at = _read_header_long(view, at)
     if not 0 <= size <= MAX_SCHEMA:
         raise CorruptObjectError(
             f"the header claims a text of {size} bytes at byte {at}"
         )
     if at + size > len(view):
-        raise CorruptObjectError(f"the header is cut at byte {len(view)}")
+        raise HeaderCutError(f"the header is cut at byte {len(view)}")
     return bytes(view[at : at + size]), at + size
 
 

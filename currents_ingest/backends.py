@@ -11,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 from obstore.store import LocalStore, MemoryStore, S3Store, from_url
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import boto3
     from obstore.store import ObjectStore
 
@@ -22,10 +24,9 @@ def _memory(name: str) -> MemoryStore:  # noqa: ARG001 (the name is the cache's 
 
 def open_backend(url: str) -> ObjectStore:
     """Open what a URL names; a plain path is a folder. Touches no object yet."""
+    if (path := local_path(url)) is not None:
+        return LocalStore(path, mkdir=True)
     parts = urlsplit(url)
-    if len(parts.scheme) < 2 or parts.scheme == "file":  # a path, C:\... included
-        path = Path(unquote(parts.path) if parts.scheme == "file" else url)
-        return LocalStore(path.absolute(), mkdir=True)
     if parts.scheme == "memory":
         return _memory(url)
     if parts.scheme == "s3":
@@ -33,11 +34,46 @@ def open_backend(url: str) -> ObjectStore:
     return from_url(url, retry_config=_retry_config())
 
 
+def local_path(url: str) -> Path | None:
+    """Return the path that a URL names; None if it names no local one."""
+    parts = urlsplit(url)
+    if len(parts.scheme) > 1 and parts.scheme != "file":  # C:\... is a path
+        return None
+    return Path(unquote(parts.path) if parts.scheme == "file" else url).absolute()
+
+
 def session() -> boto3.session.Session:
     """Return AWS access as the usual chain finds it."""
     import boto3  # takes half a second, and only S3 needs it
 
     return boto3.session.Session()
+
+
+def pages_by_boto3(url: str, prefix: str, after: str) -> Iterator[list[dict[str, Any]]]:
+    """List a folder of S3 with boto3; key, etag, size and modified of each object."""
+    parts = urlsplit(url)
+    root = parts.path.strip("/")
+    base = f"{root}/" if root else ""
+    pages = (
+        session()
+        .client("s3")
+        .get_paginator("list_objects_v2")
+        .paginate(
+            Bucket=parts.netloc,
+            Prefix=f"{base}{prefix}/" if prefix else base,
+            StartAfter=f"{base}{after}" if after else "",
+        )
+    )
+    for page in pages:
+        yield [
+            {
+                "key": one["Key"].removeprefix(base),
+                "etag": one["ETag"],
+                "size": one["Size"],
+                "modified": one["LastModified"],
+            }
+            for one in page.get("Contents", ())
+        ]
 
 
 def _s3(bucket: str, prefix: str) -> S3Store:

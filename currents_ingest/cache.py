@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from currents_ingest.contracts import Contract
 from currents_ingest.errors import CacheBrokenError
-from currents_ingest.manifest import SetAside
+from currents_ingest.manifest import Drift, SetAside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from currents_ingest.manifest import Entry, Manifest
     from currents_ingest.store import StoredObject
 
-VERSION = "1"
+VERSION = "2"
 DONE, ASIDE, RELEASED, DISCARDED = "done", "aside", "released", "discarded"
 
 _TABLES = """
@@ -40,7 +40,7 @@ create table contracts (feed text primary key, body text) without rowid;
 create table totals (event_type text primary key, feed text, files integer,
   rows_in integer, rows_out integer, duplicates integer, rejects integer,
   bytes integer, watermark integer, committed_at text) without rowid;
-create table schemas (fingerprint text, event_type text, seen text, canonical text,
+create table schemas (fingerprint text, event_type text, seen text, body text,
   primary key (fingerprint, event_type)) without rowid;
 create table segments (object text primary key, day integer, kind text) without rowid;
 """
@@ -155,15 +155,11 @@ class Cache:
         self._mark(entry, entry.set_aside, ASIDE)
         self._mark(entry, entry.released, RELEASED)
         self._mark(entry, entry.discarded, DISCARDED)
+        seen = entry.at.isoformat()
         self._db.executemany(
             "insert or ignore into schemas values (?, ?, ?, ?)",
             [
-                (
-                    one.fingerprint,
-                    one.event_type,
-                    entry.at.isoformat(),
-                    one.canonical,
-                )
+                (one.fingerprint, one.event_type, seen, one.model_dump_json())
                 for one in entry.schemas
             ],
         )
@@ -200,6 +196,19 @@ class Cache:
         """Return the pinned contract of a feed."""
         found = self._rows("select body from contracts where feed = ?", feed)
         return Contract.model_validate_json(found[0][0]) if found else None
+
+    def drift(self) -> list[tuple[Drift, datetime]]:
+        """Return every schema that drifted, and when it was first met."""
+        found = self._rows("select body, seen from schemas order by event_type, seen")
+        return [
+            (Drift.model_validate_json(body), datetime.fromisoformat(seen))
+            for body, seen in found
+        ]
+
+    def contracts(self) -> list[Contract]:
+        """Return every pinned contract, by feed."""
+        found = self._rows("select body from contracts order by feed")
+        return [Contract.model_validate_json(body) for (body,) in found]
 
     def index_objects(
         self, event_type: str, hours: Sequence[int], since: datetime, until: datetime
@@ -313,16 +322,10 @@ class Cache:
         for one in files:
             if isinstance(one, SetAside):
                 hour = _seconds(one.hour) if one.hour else None
+                about = hour, one.event_type, entry.number, state, one.reason
                 self._db.execute(
                     "insert or replace into files values (?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        *one.identity,
-                        hour,
-                        one.event_type,
-                        entry.number,
-                        state,
-                        one.reason,
-                    ),
+                    (*one.identity, *about),
                 )
             else:
                 self._db.execute(

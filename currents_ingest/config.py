@@ -118,6 +118,21 @@ class Feeds(_Section):
     )
 
 
+class Schemas(_Section):
+    """Which writer schemas are known."""
+
+    urls: tuple[str, ...] = Field(
+        default=(),
+        description="Folders of your own schemas, <event type>/<NNN>.avsc, beside the "
+        "shipped ones; same forms as source.url. `schemas learn` writes to the first.",
+    )
+    shipped: bool = Field(
+        default=True,
+        description="Whether the package's own schemas count; false: only yours do, so "
+        "that a new release of the package changes nothing.",
+    )
+
+
 class LedgerSettings(_Section):
     """How the ledger is cached and guarded."""
 
@@ -159,6 +174,7 @@ class Settings(BaseSettings):
 
     source: Source
     feeds: Feeds
+    schemas: Schemas = Schemas()
     ledger: LedgerSettings = LedgerSettings()
     limits: Limits = Limits()
 

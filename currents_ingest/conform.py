@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from currents_ingest.avro import BAD_TEXT
-from currents_ingest.contracts import ADDED, MONEY, ColumnType, Contract, column_type
+from currents_ingest.compatibility import Verdict, compare, unmapped
 from currents_ingest.errors import BreakingDriftError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from currents_ingest.contracts import ColumnType, Contract
     from currents_ingest.schemas import Field, WriterSchema
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -34,13 +36,6 @@ POLARS_TYPES: dict[ColumnType, Any] = {
     "timestamp": pl.Datetime("us", "UTC"),
 }
 
-# Avro 1.12, "Schema Resolution", as far as types occur in feeds.
-_FITS: frozenset[tuple[ColumnType, ColumnType]] = frozenset(
-    {("int64", "double"), ("int64", "decimal(38,6)"), ("double", "decimal(38,6)")}
-)
-
-_NEEDED = {"id": ("string",), "time": ("int", "long")}
-_ADDED_NAMES = frozenset(column.name for column in ADDED)
 _FILE, _ROW, _QUEUED = "file of row", "row of file", "hour of file"
 """Provenance while conforming: names that no Avro field can have."""
 
@@ -65,35 +60,6 @@ class Conformed:
     """Columns ``currents_file``, ``currents_row``, ``reason``."""
 
 
-def unusable(writer: WriterSchema) -> tuple[str, ...]:
-    """Say what an event needs and the writer schema lacks; empty if nothing."""
-    types = {field.name: field.type for field in writer.fields}
-    return tuple(
-        f"field {name} is gone"
-        if name not in types
-        else f"field {name} is {types[name]} and not {' or '.join(wanted)}"
-        for name, wanted in _NEEDED.items()
-        if types.get(name) not in wanted
-    )
-
-
-def differences(writer: WriterSchema, contract: Contract) -> tuple[str, ...]:
-    """Say what in a writer schema breaks the contract; empty if nothing does."""
-    columns = contract.types
-    return unusable(writer) + tuple(
-        f"field {field.name} is {field.type} and not {columns[field.name]}"
-        for field in writer.fields
-        if field.name in columns.keys() - _ADDED_NAMES
-        and field.name not in _NEEDED
-        and not _fits(field, columns[field.name])
-    )
-
-
-def _fits(field: Field, wanted: ColumnType) -> bool:
-    kind = column_type(field)
-    return kind == wanted or (kind, wanted) in _FITS
-
-
 def conform(
     frame: pl.DataFrame,
     writer: WriterSchema,
@@ -113,18 +79,19 @@ def conform(
     Raises:
         BreakingDriftError: The writer schema does not fit the contract.
     """
-    if found := differences(writer, contract):
-        raise BreakingDriftError(contract.feed, found)
+    found = compare(writer, contract)
+    if found.verdict is Verdict.BREAKING:
+        raise BreakingDriftError(contract.feed, found.differences)
     constants = [
         pl.lit(contract.event_type).alias("currents_event_type"),
         pl.lit(writer.fingerprint).alias("currents_schema"),
         pl.lit(ingested_at).cast(POLARS_TYPES["timestamp"]).alias("ingested_at"),
     ]
     fields = {field.name: field for field in writer.fields}
+    places = contract.placed(writer)
     columns = [
-        _value(name, kind, fields.get(name)).alias(name)
-        for name, kind in contract.types.items()
-        if name not in _ADDED_NAMES
+        _value(column.type, places.get(column.name)).alias(column.name)
+        for column in contract.own
     ]
     checked = frame.with_columns(*_provenance(origins)).select(
         *columns,
@@ -133,8 +100,8 @@ def conform(
         pl.col(_FILE).alias(FILE),
         pl.col(_ROW).alias(ROW),
         pl.col(_QUEUED).alias("currents_queued_at"),
-        _unmapped(writer, contract).alias("unmapped_fields"),
-        _reason(frame, fields, contract).alias(REASON),
+        _unmapped(unmapped(writer, contract)).alias("unmapped_fields"),
+        _reason(frame, fields, contract, places).alias(REASON),
     )
     order = list(contract.types)
     if checked[REASON].null_count() == checked.height:
@@ -166,9 +133,10 @@ def _provenance(origins: Sequence[Origin]) -> list[pl.Series]:
     return [spread[_FILE], spread[_QUEUED], rows[_ROW]]
 
 
-def _value(name: str, kind: ColumnType, field: Field | None) -> pl.Expr:
+def _value(kind: ColumnType, field: Field | None) -> pl.Expr:
     if field is None:
         return pl.lit(None, dtype=POLARS_TYPES[kind])
+    name = field.name
     if kind == "decimal(38,6)" or (kind == "double" and field.type == "float"):
         # A 32-bit 3.14 is 3.140000104904175 when widened; its shortest text is 3.14.
         return pl.col(name).cast(pl.String).cast(POLARS_TYPES[kind], strict=False)
@@ -192,7 +160,10 @@ def _within(number: pl.Expr, low: int, high: int) -> pl.Expr:
 
 
 def _reason(
-    frame: pl.DataFrame, fields: dict[str, Field], contract: Contract
+    frame: pl.DataFrame,
+    fields: dict[str, Field],
+    contract: Contract,
+    places: dict[str, Field],
 ) -> pl.Expr:
     """Say why a row cannot be delivered; null if it can."""
     reasons: list[pl.Expr] = []
@@ -208,10 +179,10 @@ def _reason(
             "time is not between 1970 and 2100, as seconds",
         ),
     ]
-    for name, kind in contract.types.items():
-        field = fields.get(name)
-        if field and kind == "decimal(38,6)" and name in MONEY:
-            lost = _value(name, kind, field).is_null() & pl.col(name).is_not_null()
+    for name, field in places.items():
+        if (kind := contract.types[name]) == "decimal(38,6)":
+            given = pl.col(field.name).is_not_null()
+            lost = _value(kind, field).is_null() & given
             reasons.append(_when(lost, f"{name} does not fit a DECIMAL(38,6)"))
     return pl.coalesce(*reasons)
 
@@ -220,16 +191,14 @@ def _when(condition: pl.Expr, reason: str) -> pl.Expr:
     return pl.when(condition).then(pl.lit(reason))
 
 
-def _unmapped(writer: WriterSchema, contract: Contract) -> pl.Expr:
+def _unmapped(fields: Sequence[Field]) -> pl.Expr:
     """Write fields that the contract does not know as one JSON object a row.
 
     Null fields are left out; a row without any has null.
     """
-    known = contract.types.keys() - _ADDED_NAMES
     pieces = [
-        pl.concat_str(pl.lit(f'"{field.name}":'), _json_value(field))
-        for field in writer.fields
-        if field.name not in known
+        pl.concat_str(pl.lit(f"{json.dumps(field.name)}:"), _json_value(field))
+        for field in fields
     ]
     if not pieces:
         return pl.lit(None, dtype=pl.String)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from currents_ingest.resolution import reads
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -31,6 +33,23 @@ class Column(_Frozen):
 
     name: str
     type: ColumnType
+    field: str = ""
+    """The writer's field, where the column is not named like it: see grown."""
+
+    @property
+    def source(self) -> str:
+        """Return the name of the field whose values it takes."""
+        return self.field or self.name
+
+    def takes(self, field: Field) -> bool:
+        """Tell whether a field's values can go into the column.
+
+        By Avro's rules, and two of ours: a ``json`` column takes any array and object,
+        and what has no plain type (bytes, enums, unions of several) goes nowhere else.
+        """
+        if self.type == "json" or field.type == "complex":
+            return self.type == "json" and field.type in ("array", "complex")
+        return reads(field.schema, ["null", AVRO_TYPES[self.type]])
 
 
 class Contract(_Frozen):
@@ -48,6 +67,49 @@ class Contract(_Frozen):
         """Return column types by name, in order."""
         return {column.name: column.type for column in self.columns}
 
+    @property
+    def own(self) -> tuple[Column, ...]:
+        """Return the columns that come from Braze, without those in ``ADDED``."""
+        return tuple(one for one in self.columns if one.name not in _ADDED_NAMES)
+
+    def placed(self, writer: WriterSchema) -> dict[str, Field]:
+        """Return the writer's field for each column that gets one, by column name."""
+        fields = {each.name: each for each in writer.fields}
+        found: dict[str, Field] = {}
+        for column in self.own:
+            field = fields.get(column.source)
+            if field and column.takes(field):
+                found[column.name] = field
+                del fields[field.name]  # one column is enough
+        return found
+
+    def grown(self, schemas: Iterable[WriterSchema]) -> Contract:
+        """Return the next version, with a column for each field that has none.
+
+        Columns are only added: Amperity takes a file into a feed only if its types
+        are the feed's. A field ``n`` that became text beside an integer column ``n``
+        gets a column ``n_string``. A field whose name Amperity could not take, that
+        differs from another only in case, or that has the name of an added column,
+        is left to ``unmapped_fields``. With nothing to add it is the same contract.
+        """
+        own = list(self.own)
+        folded = {each.name.lower() for each in (*own, *ADDED)}
+        for field in (field for writer in schemas for field in writer.fields):
+            homes = [column for column in own if column.source == field.name]
+            if any(column.takes(field) for column in homes) or field.name in _NEEDED:
+                continue
+            kind = column_type(field)
+            name = f"{field.name}_{kind.split('(')[0]}" if homes else field.name
+            if name.lower() in folded or not _NAME.fullmatch(name):
+                continue
+            folded.add(name.lower())
+            source = field.name if homes else ""
+            own.append(Column(name=name, type=kind, field=source))
+        if len(own) == len(self.own):
+            return self
+        columns = (*own, *ADDED)
+        return self.model_copy(update={"columns": columns, "version": self.version + 1})
+
 
 ADDED = (
     Column(name="event_datetime", type="timestamp"),
@@ -59,6 +121,12 @@ ADDED = (
     Column(name="ingested_at", type="timestamp"),
     Column(name="unmapped_fields", type="json"),
 )
+
+_ADDED_NAMES = frozenset(column.name for column in ADDED)
+
+NEEDED = (Column(name="id", type="string"), Column(name="time", type="int64"))
+"""What an event cannot be delivered without."""
+_NEEDED = frozenset(column.name for column in NEEDED)
 
 MONEY = frozenset({"price"})
 """Float fields that are amounts: kept as decimals of the float's shortest text."""
@@ -73,6 +141,15 @@ _TYPES: dict[str, ColumnType] = {
     "array": "json",
     "complex": "json",
 }
+
+AVRO_TYPES: dict[ColumnType, str] = {
+    "string": "string",
+    "boolean": "boolean",
+    "int64": "long",
+    "double": "double",
+    "decimal(38,6)": "double",
+}
+"""What a column reads as, by Avro's rules; json takes what has no plain type."""
 
 # Avro 1.12, "Schema Resolution": int and long promote to float and double, not back.
 _PROMOTES: dict[tuple[ColumnType, ColumnType], ColumnType] = {
@@ -100,21 +177,22 @@ def column_type(field: Field) -> ColumnType:
 def raw_contract(event_type: str, schemas: Iterable[WriterSchema]) -> Contract:
     """Make the contract of an event type's raw feed from all its known schemas.
 
-    A field whose name Amperity could not take, that differs from another only in
-    case, or that has the name of an added column, is left to ``unmapped_fields``.
+    Each field has the widest of its types; see ``Contract.grown`` for those that no
+    type holds and for names that cannot be columns.
     """
+    written = list(schemas)
     types: dict[str, ColumnType] = {}
-    folded = {column.name for column in ADDED}
-    for schema in schemas:
-        for field in schema.fields:
-            kind, held = column_type(field), types.get(field.name)
-            if held is not None:
-                types[field.name] = _PROMOTES.get((held, kind), held)
-            elif field.name.lower() not in folded and _NAME.fullmatch(field.name):
-                types[field.name] = kind
-                folded.add(field.name.lower())
-    return Contract(
-        feed=feed_name(event_type),
-        event_type=event_type,
-        columns=(*(Column(name=n, type=t) for n, t in types.items()), *ADDED),
+    for field in (field for writer in written for field in writer.fields):
+        kind = column_type(field)
+        held = types.get(field.name, kind)
+        types[field.name] = _PROMOTES.get((held, kind), held)
+    folded = set(_ADDED_NAMES)
+    own = []
+    for name, kind in types.items():
+        if _NAME.fullmatch(name) and name.lower() not in folded:
+            folded.add(name.lower())
+            own.append(Column(name=name, type=kind))
+    bare = Contract(
+        feed=feed_name(event_type), event_type=event_type, columns=(*own, *ADDED)
     )
+    return bare.grown(written).model_copy(update={"version": 1})

@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from currents_ingest import keys
-from currents_ingest.contracts import feed_name
+from currents_ingest.contracts import feed_name, raw_contract
 from currents_ingest.errors import ForeignKeyError
 from currents_ingest.manifest import SetAside
 from currents_ingest.reading import Job, SourceFile
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from currents_ingest.cache import Cache
     from currents_ingest.config import Settings
     from currents_ingest.ledger import Ledger
+    from currents_ingest.schemas import Registry
     from currents_ingest.store import Store
 
 MAX_FILES = 10_000
@@ -164,15 +165,26 @@ def _ordered(files: list[SourceFile]) -> tuple[SourceFile, ...]:
     return tuple(sorted(files, key=lambda file: file.key.order))
 
 
-def job(
-    found: Found, cache: Cache, settings: Settings, now: datetime, max_bytes: int
+def job(  # noqa: PLR0913 (all that a batch depends on)
+    found: Found,
+    cache: Cache,
+    registry: Registry,
+    settings: Settings,
+    now: datetime,
+    max_bytes: int,
 ) -> Job:
     """Add to a batch's files all that its work depends on."""
+    event_type = found.event_type
+    writers = registry.writers(event_type)
+    contract = cache.contract(feed_name(event_type))
+    if contract is None and writers:
+        contract = raw_contract(event_type, writers)
     return Job(
-        event_type=found.event_type,
+        event_type=event_type,
         files=found.files,
         planned_at=now,
-        contract=cache.contract(feed_name(found.event_type)),
+        contract=contract,
+        registered=registry.fingerprints(event_type),
         max_reject_share=settings.feeds.max_reject_share,
         max_bytes=max_bytes,
         asked_for=found.asked_for,

@@ -58,6 +58,10 @@ class CorruptObjectError(SkippableError):
         return self.reason
 
 
+class HeaderCutError(CorruptObjectError):
+    """The bytes at hand end before a file's header does."""
+
+
 class ForeignKeyError(SkippableError):
     """A key is not that of a Currents file."""
 

@@ -17,9 +17,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
+from urllib.parse import urlsplit
 
 from currents_ingest.errors import ForeignKeyError
 
+Layout = Literal["2017", "old", "new", "other"]
 EVENT_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)*")
 _FILE = re.compile(r"(?P<stem>.+)\+(?P<partition>\d+)\+(?P<offset>\d+)\.avro")
 _EVENT_SEGMENT, _DATE_SEGMENT = "event_type=", "date="
@@ -36,6 +39,16 @@ class CurrentsKey:
     """UTC hour in which Braze queued the events; not the events' own time."""
     partition: int
     offset: int
+    layout: Layout = "other"
+    schema_segment: str = ""
+    """What follows the hour: ``version=12`` or a schema id; Braze moves it on with
+    each change of the schema."""
+
+    @property
+    def release(self) -> str:
+        """Return the Currents version without its ``v``; empty in older layouts."""
+        new = self.layout == "new"
+        return self.schema_segment.removeprefix("version=") if new else ""
 
     @property
     def order(self) -> tuple[datetime, int, int, str]:
@@ -60,13 +73,24 @@ def parse(key: str) -> CurrentsKey:
     if not EVENT_TYPE.fullmatch(event_type):
         raise ForeignKeyError("what follows event_type= is no event type")
     name = _FILE.fullmatch(segments[-1])
+    hour = _hour(_value(segments[:-1], _DATE_SEGMENT))
+    layout, segment = _layout(segments)
     return CurrentsKey(
         key=key,
         event_type=event_type,
-        hour=_hour(_value(segments[:-1], _DATE_SEGMENT)),
+        hour=hour,
         partition=int(name["partition"]) if name else 0,
         offset=int(name["offset"]) if name else 0,
+        layout=layout,
+        schema_segment=segment,
     )
+
+
+def path_of(url: str) -> str:
+    """Return a URL's or a path's segments as a key, for what it tells of the file."""
+    parts = urlsplit(url)
+    path = parts.path if len(parts.scheme) > 1 else url.replace("\\", "/")
+    return "/".join(one for one in path.split("/") if one not in ("", ".", ".."))
 
 
 def is_folder_marker(key: str, size: int) -> bool:
@@ -84,6 +108,20 @@ def event_type_of(folder: str) -> str:
 def hour_prefix(folder: str, hour: datetime) -> str:
     """Return the key at which *hour* begins in an ``event_type=`` folder."""
     return f"{folder.rstrip('/')}/{_DATE_SEGMENT}{hour.strftime(_HOUR)}"
+
+
+def _layout(segments: list[str]) -> tuple[Layout, str]:
+    """Tell the layout and its schema segment from what stands after ``date=``."""
+    at = next(n for n, one in enumerate(segments) if one.startswith(_DATE_SEGMENT))
+    if len(segments) < at + 4 or not _FILE.fullmatch(segments[-1]):
+        return "other", segments[at + 1] if len(segments) > at + 2 else ""
+    segment = segments[at + 1]
+    if re.fullmatch(r"version=\d+", segment):
+        return "new", segment
+    if not segment.isdecimal():
+        return "other", segment
+    cluster = re.match(r"dataexport\.[^.]+\.integration\.", segments[-1])
+    return ("2017" if cluster else "old"), segment
 
 
 def _value(segments: list[str], name: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from currents_ingest.compatibility import Verdict
 from currents_ingest.contracts import Contract  # noqa: TC001 (pydantic reads it)
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class SetAside(FileId):
     event_type: str | None = None
     hour: datetime | None = None
     reason: str
+    fingerprint: str = ""
+    """The writer schema that is the reason, if one is."""
 
 
 class Output(_Frozen):
@@ -89,12 +92,17 @@ class Manifest(_Frozen):
         return min(hours), max(hours)
 
 
-class UnknownSchema(_Frozen):
-    """A writer schema that no shipped version has."""
+class Drift(_Frozen):
+    """A writer schema that its feed's contract does not know whole, once for each."""
 
     fingerprint: str
     event_type: str
     canonical: str
+    verdict: Verdict = Verdict.ADDITIVE
+    differences: tuple[str, ...] = ()
+    """From the contract as it was then."""
+    key: str = ""
+    """The first file that had it, relative to the source URL."""
 
 
 class Entry(_Frozen):
@@ -111,7 +119,7 @@ class Entry(_Frozen):
     released: tuple[FileId, ...] = ()
     """Quarantined files that the next poll reads again."""
     discarded: tuple[FileId, ...] = ()
-    schemas: tuple[UnknownSchema, ...] = ()
+    schemas: tuple[Drift, ...] = ()
     reconciled: datetime | None = None
     """When a full listing began that this entry and those before it cover."""
     swept: bool = False

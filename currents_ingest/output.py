@@ -14,7 +14,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from currents_ingest.api import Outcome, Survey
-    from currents_ingest.status import Status
+    from currents_ingest.manifest import Drift
+    from currents_ingest.status import Drifted, Status
     from currents_ingest.verify import Verified
 
 out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
@@ -35,12 +36,24 @@ def show_outcome(outcome: Outcome) -> None:
             f"{len(outcome.quarantined)} files quarantined: "
             "see `currents-ingest quarantine list`"
         )
-    for drifted in outcome.drift:
-        out.print(f"drift: no shipped schema is like that of {drifted}")
+    for one_ in outcome.drift:
+        show_drift(one_)
     for one in outcome.unread:
         err.print(f"[red]left pending:[/] {escape(one)}")
     if outcome.stopped:
         err.print("stopped before the end; run again to go on")
+
+
+def show_drift(drift: Drift | Drifted, when: str = "") -> None:
+    """Show one schema that its feed's contract does not know whole."""
+    out.print(
+        f"[bold]drift[/] ({drift.verdict}): "
+        f"{drift.event_type} {drift.fingerprint}{when}"
+    )
+    for difference in drift.differences:
+        out.print(f"    {escape(difference)}")
+    if drift.key:
+        out.print(f"    in {escape(drift.key)}")
 
 
 def show_survey(ahead: Survey) -> None:
@@ -68,9 +81,7 @@ def show_status(found: Status) -> None:
         f"{found.entries} ledger entries, {found.quarantined} files in quarantine"
     )
     for one_ in found.drift:
-        out.print(
-            f"drift: {one_.event_type} {one_.fingerprint}, first seen {one_.seen}"
-        )
+        show_drift(one_, f", first seen {one_.seen:%Y-%m-%d %H:%M}")
     if found.lease:
         out.print(f"at work: {escape(found.lease)}")
 

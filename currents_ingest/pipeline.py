@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -234,12 +234,12 @@ class Run:
             for each in done
             if each.manifest and each.read.contract
         }
-        known = {row["fingerprint"] for row in cache.table("schemas")}
-        unknown = {
-            one.fingerprint: one
-            for each in done
-            for one in each.read.schemas
-            if one.fingerprint not in known
+        known = {(one.fingerprint, one.event_type) for one, _ in cache.drift()}
+        drift = {
+            (one.fingerprint, one.event_type): one
+            for each in reversed(done)
+            for one in each.read.drift
+            if (one.fingerprint, one.event_type) not in known
         }
         return Entry(
             at=datetime.now(UTC),
@@ -255,7 +255,7 @@ class Run:
                 for batch_, each in zip(batches, done, strict=True)
                 for one in (*batch_.found.foreign, *each.read.set_aside)
             ),
-            schemas=tuple(unknown.values()),
+            schemas=tuple(drift[at] for at in sorted(drift)),
         )
 
     def _clear(self) -> None:
@@ -281,11 +281,19 @@ def _report(entry: Entry) -> None:
         duplicates=sum(one.duplicates for one in entry.batches),
         rejects=sum(one.rejects for one in entry.batches),
     )
+    held = Counter(one.fingerprint for one in entry.set_aside)
     for aside in entry.set_aside:
-        log.warning("file quarantined", key=aside.key, reason=aside.reason)
-    for schema in entry.schemas:
+        if not aside.fingerprint:
+            log.warning("file quarantined", key=aside.key, reason=aside.reason)
+    for fingerprint, files in sorted(held.items()):
+        if fingerprint:  # the schema itself is warned of below, once and for all
+            log.info("files quarantined", fingerprint=fingerprint, files=files)
+    for one in entry.schemas:
         log.warning(
-            "drift: a schema that no shipped version has",
-            event_type=schema.event_type,
-            fingerprint=schema.fingerprint,
+            "drift",
+            event_type=one.event_type,
+            fingerprint=one.fingerprint,
+            verdict=str(one.verdict),
+            differences="; ".join(one.differences),
+            first=one.key,
         )

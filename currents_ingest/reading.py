@@ -6,16 +6,16 @@ Every file of a job ends in exactly one place: read, set aside, or unread.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from currents_ingest import avro, conform, schemas
+from currents_ingest import avro, conform
+from currents_ingest.compatibility import Comparison, Verdict, compare, unusable
 from currents_ingest.conform import FILE, REASON, ROW, Origin
 from currents_ingest.contracts import Contract, raw_contract
 from currents_ingest.errors import CorruptObjectError, CurrentsError, NotThereError
-from currents_ingest.manifest import FileId, Input, SetAside, UnknownSchema
+from currents_ingest.manifest import Drift, FileId, Input, SetAside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from currents_ingest.avro import Container
     from currents_ingest.keys import CurrentsKey
-    from currents_ingest.schemas import WriterSchema
     from currents_ingest.store import Store, StoredObject
 
 DECODED_AT_ONCE = 16 << 20
@@ -51,7 +50,10 @@ class Job:
     files: tuple[SourceFile, ...]
     planned_at: datetime
     contract: Contract | None
-    """The feed's pinned contract, if it has one."""
+    """The feed's pinned contract, or what the registry makes of the event type; None
+    if neither knows it."""
+    registered: frozenset[str]
+    """Fingerprints of the event type's schemas in the registry."""
     max_reject_share: float
     max_bytes: int
     """What one file may hold, so that memory stays within its limit."""
@@ -73,7 +75,8 @@ class Read:
     set_aside: tuple[SetAside, ...]
     unread: tuple[tuple[str, CurrentsError], ...]
     """Files that the bucket did not give; they stay pending."""
-    schemas: tuple[UnknownSchema, ...]
+    drift: tuple[Drift, ...]
+    """Schemas that the contract does not know whole, one each."""
 
 
 @dataclass(slots=True)
@@ -95,19 +98,31 @@ class _Sorting:
     read: list[_Opened] = field(default_factory=list)
     aside: list[SetAside] = field(default_factory=list)
     unread: list[tuple[str, CurrentsError]] = field(default_factory=list)
+    drift: list[Drift] = field(default_factory=list)
 
-    def put_aside(self, file: SourceFile, reason: str) -> None:
-        self.aside.append(set_aside(file, reason))
+    def put_aside(self, file: SourceFile, reason: str, fingerprint: str = "") -> None:
+        self.aside.append(
+            SetAside(
+                **file.id.model_dump(),
+                event_type=file.key.event_type,
+                hour=file.key.hour,
+                reason=reason,
+                fingerprint=fingerprint,
+            )
+        )
 
-
-def set_aside(file: SourceFile, reason: str) -> SetAside:
-    """Return the quarantine record of a file."""
-    return SetAside(
-        **file.id.model_dump(),
-        event_type=file.key.event_type,
-        hour=file.key.hour,
-        reason=reason,
-    )
+    def drifted(self, first: _Opened, found: Comparison) -> None:
+        schema = first.container.schema
+        self.drift.append(
+            Drift(
+                fingerprint=schema.fingerprint,
+                event_type=first.file.key.event_type,
+                canonical=schema.canonical,
+                verdict=found.verdict,
+                differences=found.differences,
+                key=first.key,
+            )
+        )
 
 
 def read(job: Job, source: Store, adopted: Callable[[], Contract | None]) -> Read:
@@ -120,12 +135,11 @@ def read(job: Job, source: Store, adopted: Callable[[], Contract | None]) -> Rea
             shipped contract uses; it may wait for that batch.
     """
     files = _fetch(job, source)
-    contract = job.contract or _shipped(job.event_type) or adopted()
-    contract = contract or _first_contract(job.event_type, files)
+    contract = job.contract or adopted() or _first_contract(job.event_type, files)
     if contract is None:
-        for one in files.read:
-            reason = "; ".join(conform.unusable(one.container.schema))
-            files.put_aside(one.file, reason)
+        for group in _by_schema(files.read):
+            breaks = unusable(group[0].container.schema)
+            _refuse(files, group, Comparison(Verdict.BREAKING, breaks))
         files.read = []
         rows = rejects = pl.DataFrame()
     else:
@@ -137,7 +151,7 @@ def read(job: Job, source: Store, adopted: Callable[[], Contract | None]) -> Rea
         inputs=tuple(map(_input, files.read)),
         set_aside=tuple(files.aside),
         unread=tuple(files.unread),
-        schemas=_unknown(job.event_type, files),
+        drift=tuple(files.drift),
     )
 
 
@@ -174,18 +188,10 @@ def _walk(files: _Sorting, file: SourceFile, body: bytes) -> None:
         )
 
 
-@cache
-def _shipped(event_type: str) -> Contract | None:
-    known = [version.writer for version in schemas.versions(event_type)]
-    return raw_contract(event_type, known) if known else None
-
-
 def _first_contract(event_type: str, files: _Sorting) -> Contract | None:
     """Make a contract of the first writer schema that can have one."""
     usable = (
-        one.container.schema
-        for one in files.read
-        if not conform.unusable(one.container.schema)
+        one.container.schema for one in files.read if not unusable(one.container.schema)
     )
     first = next(usable, None)
     return raw_contract(event_type, [first]) if first else None
@@ -198,10 +204,16 @@ def _conformed(
     results: list[conform.Conformed] = []
     good: set[str] = set()
     for group in _by_schema(files.read):
-        if reason := _refused(job, group[0].container.schema, contract):
+        if contract.event_type != job.event_type:
             for one in group:
-                files.put_aside(one.file, reason)
+                files.put_aside(one.file, _taken(contract))
             continue
+        found = compare(group[0].container.schema, contract, job.registered)
+        if found.verdict is Verdict.BREAKING:
+            _refuse(files, group, found)
+            continue
+        if found.verdict is not Verdict.KNOWN:
+            files.drifted(group[0], found)
         for part in _parts(group):
             for read, frame in _decoded(files, part):
                 results.append(_conformed_part(job, contract, read, frame))
@@ -217,15 +229,16 @@ def _conformed(
     return (rows if len(schemas_) == 1 else _in_order(rows, files)), rejects
 
 
-def _refused(job: Job, schema: WriterSchema, contract: Contract) -> str:
-    """Say why files of a schema cannot go into the feed; empty if they can."""
-    if contract.event_type != job.event_type:
-        return (
-            f"the feed {contract.feed} belongs to the event type {contract.event_type}"
-        )
-    if found := conform.differences(schema, contract):
-        return "the schema breaks the feed's contract: " + "; ".join(found)
-    return ""
+def _taken(contract: Contract) -> str:
+    return f"the feed {contract.feed} belongs to the event type {contract.event_type}"
+
+
+def _refuse(files: _Sorting, group: list[_Opened], found: Comparison) -> None:
+    """Put files of a schema that breaks the contract aside; reported as one drift."""
+    reason = "the schema breaks the feed's contract: " + "; ".join(found.differences)
+    for one in group:
+        files.put_aside(one.file, reason, one.container.schema.fingerprint)
+    files.drifted(group[0], found)
 
 
 def _by_schema(opened: Iterable[_Opened]) -> list[list[_Opened]]:
@@ -319,19 +332,6 @@ def _input(one: _Opened) -> Input:
         hour=one.file.key.hour,
         rows=one.container.rows,
         fingerprint=one.container.schema.fingerprint,
-    )
-
-
-def _unknown(event_type: str, files: _Sorting) -> tuple[UnknownSchema, ...]:
-    known = {one.writer.fingerprint for one in schemas.versions(event_type)}
-    found = {
-        one.container.schema.fingerprint: one.container.schema.canonical
-        for one in files.read
-        if one.container.schema.fingerprint not in known
-    }
-    return tuple(
-        UnknownSchema(fingerprint=name, event_type=event_type, canonical=text)
-        for name, text in sorted(found.items())
     )
 
 

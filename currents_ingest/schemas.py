@@ -8,10 +8,11 @@ other attributes do not count.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastavro.schema import (
     SchemaParseException,
@@ -23,9 +24,14 @@ from fastavro.schema import (
 
 from currents_ingest.errors import CorruptObjectError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import date
+
 Json = Any
 """A decoded Avro schema: foreign until it is a WriterSchema."""
 
+SHIPPED = "shipped"
 PRIMITIVES = frozenset({"string", "int", "long", "float", "double", "boolean"})
 
 
@@ -39,6 +45,14 @@ class Field:
     nullable: bool
     schema: Json = field(hash=False, repr=False)
     """The Avro type as written, in canonical form."""
+    default: str | None = None
+    """Its default as JSON; None if it has none."""
+
+    @property
+    def plain(self) -> str:
+        """Return the type without null, with what an array holds and all else."""
+        kind, _ = _plain(self.schema)
+        return kind if isinstance(kind, str) else json.dumps(kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +65,8 @@ class WriterSchema:
     fingerprint: str
     canonical: str = field(repr=False)
     """Parsing Canonical Form: enough to decode, nothing else."""
+    form: Json = field(hash=False, compare=False, repr=False)
+    """The schema with full names and with defaults, for schema resolution."""
 
     @property
     def flat(self) -> bool:
@@ -76,6 +92,73 @@ class SchemaVersion:
     first_seen: str | None
     """ISO date of Braze's sample or release that first had it."""
     writer: WriterSchema
+    origin: str = SHIPPED
+    """``shipped``, or the folder of the user's own that has it."""
+
+    def since(self) -> str:
+        """Return the Currents version that brought it, or the day it was seen."""
+        return self.currents_version or self.first_seen or "?"
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Every writer schema that is known here: the package's own and the user's."""
+
+    own: Mapping[str, tuple[SchemaVersion, ...]] = field(default_factory=dict)
+    """The user's, by event type; numbers go on after the shipped ones."""
+    shipped: bool = True
+    """The package's own count, too."""
+
+    def event_types(self) -> tuple[str, ...]:
+        """Return all event types, sorted."""
+        return tuple(sorted({*self.own, *(known() if self.shipped else ())}))
+
+    def versions(self, event_type: str) -> tuple[SchemaVersion, ...]:
+        """Return an event type's versions, oldest first; none if it is unknown."""
+        shipped = versions(event_type) if self.shipped else ()
+        return shipped + self.own.get(event_type, ())
+
+    def writers(self, event_type: str) -> list[WriterSchema]:
+        """Return the schemas alone."""
+        return [version.writer for version in self.versions(event_type)]
+
+    def fingerprints(self, event_type: str) -> frozenset[str]:
+        """Return the fingerprints of an event type's versions."""
+        return frozenset(writer.fingerprint for writer in self.writers(event_type))
+
+    def find(self, fingerprint: str) -> tuple[SchemaVersion, ...]:
+        """Return the versions that have a fingerprint (of one event type, usually)."""
+        return tuple(
+            version
+            for event_type in self.event_types()
+            for version in self.versions(event_type)
+            if version.writer.fingerprint == fingerprint.lower()
+        )
+
+    def of_release(self, event_type: str, release: int) -> SchemaVersion | None:
+        """Return the version in force in a Currents release, None if it is older."""
+        return _last_that(
+            self.versions(event_type),
+            lambda one: _release(one.currents_version) <= release,
+        )
+
+    def on(self, event_type: str, day: date) -> SchemaVersion | None:
+        """Return the version in force on a day, as far as samples tell."""
+        return _last_that(
+            self.versions(event_type),
+            lambda one: (one.first_seen or "") <= day.isoformat(),
+        )
+
+
+def _last_that(
+    versions: tuple[SchemaVersion, ...], holds: Callable[[SchemaVersion], bool]
+) -> SchemaVersion | None:
+    return next((one for one in reversed(versions) if holds(one)), None)
+
+
+def _release(text: str | None) -> int:
+    """Return 12 for ``v12``; what came before releases were numbered is 0."""
+    return int((text or "v0").removeprefix("v"))
 
 
 def schemas_root() -> Path:
@@ -84,7 +167,7 @@ def schemas_root() -> Path:
     return packed if packed.is_dir() else Path(__file__).parents[1] / "schemas"
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def parse(text: str | bytes) -> WriterSchema:
     """Read the schema of a file's header.
 
@@ -113,7 +196,7 @@ def read(schema: Json) -> WriterSchema:
     """Turn a decoded schema into a WriterSchema; raises as fastavro does."""
     if not isinstance(schema, dict) or schema.get("type") != "record":
         raise CorruptObjectError("the schema in the header is not that of a record")
-    parse_schema(schema, _force=True, _write_hint=False)
+    parsed = parse_schema(schema, _force=True, _write_hint=False)
     canonical = to_parsing_canonical_form(schema)
     form = json.loads(canonical)
     if _has_empty_items(form):
@@ -121,11 +204,17 @@ def read(schema: Json) -> WriterSchema:
             "the schema has an array of values that take no bytes, so its length "
             "could not be trusted"
         )
+    if any(re.fullmatch(r"\^.*\$", each["name"], re.DOTALL) for each in form["fields"]):
+        raise CorruptObjectError(
+            "a field's name begins with ^ and ends with $, which no Avro name does, "
+            "and would be taken for a pattern"
+        )
     return WriterSchema(
         name=form["name"],
-        fields=tuple(_field(each) for each in form["fields"]),
+        fields=tuple(map(_field, form["fields"], schema["fields"])),
         fingerprint=fingerprint(_with_defaults(schema, form), "CRC-64-AVRO"),
         canonical=canonical,
+        form=parsed,
     )
 
 
@@ -136,6 +225,7 @@ def versions(event_type: str) -> tuple[SchemaVersion, ...]:
     return tuple(map(_version, sorted(folder.glob("*.avsc"))))
 
 
+@cache
 def known() -> dict[str, tuple[SchemaVersion, ...]]:
     """Return every shipped version by event type."""
     folders = sorted(schemas_root().iterdir())
@@ -143,14 +233,32 @@ def known() -> dict[str, tuple[SchemaVersion, ...]]:
 
 
 def _version(path: Path) -> SchemaVersion:
-    schema = json.loads(path.read_text("utf-8"))
+    return version_of(path.parent.name, int(path.stem), path.read_bytes(), SHIPPED)
+
+
+def version_of(event_type: str, number: int, body: bytes, origin: str) -> SchemaVersion:
+    """Read one file of a schema folder.
+
+    Raises:
+        CorruptObjectError: It holds no schema of the event type.
+    """
+    writer = parse(body)
+    if not writer.is_of(event_type):
+        raise CorruptObjectError(f"its record is named {writer.name[:200]}")
+    about = json.loads(body)
     return SchemaVersion(
-        event_type=path.parent.name,
-        number=int(path.stem),
-        currents_version=schema.get("currents_version"),
-        first_seen=schema.get("first_seen"),
-        writer=read(schema),
+        event_type=event_type,
+        number=number,
+        currents_version=about.get("currents_version"),
+        first_seen=about.get("first_seen"),
+        writer=writer,
+        origin=origin,
     )
+
+
+def renumbered(version: SchemaVersion, number: int) -> SchemaVersion:
+    """Return a version under another number."""
+    return replace(version, number=number)
 
 
 def _with_defaults(schema: Json, form: Json) -> str:
@@ -185,7 +293,7 @@ def _takes_no_bytes(kind: Json) -> bool:
     return bool(kind["type"] == "null" or kind.get("size") == 0)
 
 
-def _field(form: Json) -> Field:
+def _field(form: Json, written: Json) -> Field:
     kind, nullable = _plain(form["type"])
     if isinstance(kind, dict) and kind.get("type") == "array":
         item, _ = _plain(kind["items"])
@@ -193,7 +301,8 @@ def _field(form: Json) -> Field:
         name = "array" if plain else "complex"
     else:
         name = kind if isinstance(kind, str) and kind in PRIMITIVES else "complex"
-    return Field(form["name"], name, nullable, form["type"])
+    default = json.dumps(written["default"]) if "default" in written else None
+    return Field(form["name"], name, nullable, form["type"], default)
 
 
 def _plain(kind: Json) -> tuple[Json, bool]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from currents_ingest import lease
 from currents_ingest.cache import ASIDE
+from currents_ingest.compatibility import Comparison, Verdict, compare
+from currents_ingest.contracts import feed_name
 from currents_ingest.ledger import Ledger
+from currents_ingest.registry import open_registry
+from currents_ingest.schemas import parse
 from currents_ingest.store import Store
 
 if TYPE_CHECKING:
     from currents_ingest.cache import Cache
     from currents_ingest.config import Settings
+    from currents_ingest.schemas import Registry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +40,17 @@ class FeedStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drift:
-    """A writer schema that no shipped version has."""
+class Drifted:
+    """A writer schema that its feed's contract does not know whole today."""
 
     event_type: str
     fingerprint: str
-    seen: str
+    verdict: Verdict
+    differences: tuple[str, ...]
+    seen: datetime
+    """When a poll first met it."""
+    key: str
+    """A file that has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +60,7 @@ class Status:
     entries: int
     feeds: tuple[FeedStatus, ...]
     quarantined: int
-    drift: tuple[Drift, ...]
+    drift: tuple[Drifted, ...]
     lease: str | None
     """Who is at work, and since when."""
     reconciled_at: datetime | None
@@ -59,11 +69,12 @@ class Status:
 def status(settings: Settings) -> Status:
     """Read the ledger and say how things stand; changes nothing."""
     feeds = Store.open(settings.feeds.url, concurrency=settings.limits.concurrency)
+    registry = open_registry(settings.schemas)
     with closing(Ledger.look(feeds, settings.ledger.cache)) as ledger:
-        return _of(ledger.cache, lease.holder(feeds))
+        return _of(ledger.cache, registry, lease.holder(feeds))
 
 
-def _of(cache: Cache, holder: str | None) -> Status:
+def _of(cache: Cache, registry: Registry, holder: str | None) -> Status:
     return Status(
         entries=cache.head,
         feeds=tuple(
@@ -73,10 +84,31 @@ def _of(cache: Cache, holder: str | None) -> Status:
             for row in cache.table("totals")
         ),
         quarantined=len(cache.files(ASIDE)),
-        drift=tuple(
-            Drift(**{name: row[name] for name in ("event_type", "fingerprint", "seen")})
-            for row in cache.table("schemas")
-        ),
+        drift=drifted(cache, registry),
         lease=holder,
         reconciled_at=cache.reconciled(),
     )
+
+
+def drifted(cache: Cache, registry: Registry) -> tuple[Drifted, ...]:
+    """Hold every schema that once drifted against today's contracts and registry."""
+    found = []
+    for drift, seen in cache.drift():
+        event_type, fingerprint = drift.event_type, drift.fingerprint
+        contract = cache.contract(feed_name(event_type))
+        now = Comparison(drift.verdict, drift.differences)
+        if contract and contract.event_type == event_type:
+            writer = replace(parse(drift.canonical), fingerprint=fingerprint)
+            now = compare(writer, contract, registry.fingerprints(event_type))
+        if now.verdict is not Verdict.KNOWN:
+            found.append(
+                Drifted(
+                    event_type=event_type,
+                    fingerprint=fingerprint,
+                    verdict=now.verdict,
+                    differences=now.differences,
+                    seen=seen,
+                    key=drift.key,
+                )
+            )
+    return tuple(found)

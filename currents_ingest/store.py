@@ -28,7 +28,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from currents_ingest.backends import open_backend, session
+from currents_ingest.backends import local_path, open_backend, pages_by_boto3
 from currents_ingest.errors import (
     AlreadyThereError,
     ChangedError,
@@ -119,6 +119,13 @@ class Store:
                 everything[at : at + _PAGE] for at in range(0, len(everything), _PAGE)
             )
 
+    def scan(self, prefix: str = "") -> Iterator[list[StoredObject]]:
+        """Yield pages of what lies below a folder in the order the store has them.
+
+        Unlike ``listing`` it never holds more than a page.
+        """
+        return self._pages(prefix, "")
+
     def folders(self, prefix: str = "") -> list[str]:
         """Return the folders directly below *prefix*, sorted, without ``/``."""
         listed = self._sync(
@@ -140,6 +147,17 @@ class Store:
             NotThereError, ChangedError or StoreError.
         """
         return _awaited(self._read(objects))
+
+    def heads(
+        self, objects: Sequence[StoredObject], size: int
+    ) -> list[bytes | CurrentsError]:
+        """Read the first bytes of many objects at once; as ``read`` in all else.
+
+        Args:
+            objects: Not empty ones, as listed.
+            size: How many bytes of each, fewer where there are fewer.
+        """
+        return _awaited(self._heads(objects, size))
 
     def gather(self, keys: Sequence[str]) -> list[bytes]:
         """Read many objects at once; raises for the first that cannot be read."""
@@ -252,32 +270,10 @@ class Store:
     ) -> Iterator[list[StoredObject]]:
         """List with boto3: obstore stops at keys such as ``a//b`` or ``a/../b``."""
         if not isinstance(self._store, S3Store):
-            raise StoreError(
-                "list", f"{self.url}/{prefix}", "a name in it is no valid object key"
-            )
-        parts = urlsplit(self.url)
-        root = parts.path.strip("/")
-        base = f"{root}/" if root else ""
-        pages = (
-            session()
-            .client("s3")
-            .get_paginator("list_objects_v2")
-            .paginate(
-                Bucket=parts.netloc,
-                Prefix=f"{base}{prefix}/" if prefix else base,
-                StartAfter=f"{base}{after}" if after else "",
-            )
-        )
-        for page in pages:
-            yield [
-                StoredObject(
-                    key=one["Key"].removeprefix(base),
-                    etag=one["ETag"],
-                    size=one["Size"],
-                    modified=one["LastModified"],
-                )
-                for one in page.get("Contents", ())
-            ]
+            cause = "a name in it is no valid object key"
+            raise StoreError("list", f"{self.url}/{prefix}", cause)
+        for page in pages_by_boto3(self.url, prefix, after):
+            yield [StoredObject(**one) for one in page]
 
     async def _read(
         self, objects: Sequence[StoredObject]
@@ -294,6 +290,19 @@ class Store:
             if len(body) != listed.size:
                 raise OSError(f"{len(body)} of {listed.size} bytes came")
             return body
+
+        return await self._limited([listed.key for listed in objects], one)
+
+    async def _heads(
+        self, objects: Sequence[StoredObject], size: int
+    ) -> list[bytes | CurrentsError]:
+        async def one(position: int) -> bytes:
+            listed = objects[position]
+            options: GetOptions = {"range": (0, min(size, listed.size))}
+            if listed.etag:
+                options["if_match"] = listed.etag
+            found = await obstore.get_async(self._store, listed.key, options=options)
+            return bytes(await found.bytes_async())
 
         return await self._limited([listed.key for listed in objects], one)
 
@@ -335,6 +344,32 @@ class Store:
         if isinstance(error, oe.PreconditionError):
             return ChangedError(key)
         return StoreError(action, f"{self.url}/{key}", _first_line(error))
+
+
+def place(url: str, *, concurrency: int = 128) -> tuple[Store, str | None]:
+    """Open what a URL or path names: a folder, or an object in one.
+
+    Returns:
+        The folder, and the object's key in it or None.
+
+    Raises:
+        NotThereError: There is no such path. An empty folder of a bucket cannot be
+            told from one that is not there, so that is none.
+        StoreError: The URL cannot be understood or reached.
+    """
+    if (path := local_path(url)) is not None:
+        if not path.exists():
+            raise NotThereError(str(path))
+        if path.is_dir():
+            return Store.open(str(path), concurrency=concurrency), None
+        return Store.open(str(path.parent), concurrency=concurrency), path.name
+    above, _, name = url.rstrip("/").rpartition("/")
+    if not urlsplit(above).netloc or url.endswith("/"):  # a whole bucket, or a folder
+        return Store.open(url, concurrency=concurrency), None
+    store = Store.open(above, concurrency=concurrency)
+    if store.stat(name):
+        return store, name
+    return Store.open(url, concurrency=concurrency), None
 
 
 def _awaited(work: Coroutine[Any, Any, T]) -> T:

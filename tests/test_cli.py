@@ -59,7 +59,8 @@ def test_poll_reports_what_it_did_and_then_that_nothing_is_new(run, source):
     fingerprint = schemas.read(record()).fingerprint
     assert first.stdout.splitlines() == [
         "1 files, 3 rows in, 2 out, 1 duplicates, 0 rejects; 1 objects published",
-        f"drift: no shipped schema is like that of {OPEN} {fingerprint}",
+        f"drift (compatible): {OPEN} {fingerprint}",
+        f"    in {key(offset=1)}",
     ]
     assert "committed" in first.stderr
     assert second.stdout == "nothing new\n"
@@ -104,7 +105,7 @@ def test_status_names_feeds_quarantine_and_drift(run, source):
         in text
     )
     assert "2 ledger entries, 1 files in quarantine" in text
-    assert "drift: users.messages.email.Open " in text
+    assert "drift (compatible): users.messages.email.Open " in text
 
 
 def test_quarantine_is_listed_shown_retried_and_discarded(run, source):

@@ -22,23 +22,52 @@ HOUR = datetime(2026, 4, 1, 17, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    "key",
+    ("key", "layout", "segment"),
     [
-        pytest.param(NEW, id="version= and environment"),
-        pytest.param(OLD, id="schema id and zone"),
-        pytest.param(OLDEST, id="2017, without a cluster, offset of ten digits"),
-        pytest.param(NEW.replace("/us-01", "/us-01/later/idea"), id="unknown segments"),
-        pytest.param(NEW.replace("us-01", "a b+c%20é😀"), id="space, +, % and unicode"),
+        pytest.param(NEW, "new", "version=6", id="version= and environment"),
+        pytest.param(OLD, "old", "42", id="schema id and zone"),
+        pytest.param(OLDEST, "2017", "1", id="2017, no cluster, offset of ten digits"),
+        pytest.param(
+            NEW.replace("/us-01", "/us-01/later/idea"),
+            "new",
+            "version=6",
+            id="unknown segments",
+        ),
+        pytest.param(
+            NEW.replace("us-01", "a b+c%20é😀"),
+            "new",
+            "version=6",
+            id="space, +, % and unicode",
+        ),
+        pytest.param(
+            NEW.replace("version=6/us-01", "later"), "other", "later", id="another"
+        ),
     ],
 )
-def test_every_layout_tells_the_event_type_the_hour_and_the_order(key):
+def test_every_layout_tells_the_event_type_the_hour_and_the_order(key, layout, segment):
     assert keys.parse(key) == keys.CurrentsKey(
         key=key,
         event_type="users.messages.email.Open",
         hour=HOUR,
         partition=3,
         offset=12,
+        layout=layout,
+        schema_segment=segment,
     )
+    assert keys.parse(key).release == ("6" if layout == "new" else "")
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        (f"s3://bucket/a/{NEW}", f"a/{NEW}"),
+        (f"file:///tmp//x/{NEW}", f"tmp/x/{NEW}"),
+        (f"./{NEW}", NEW),
+    ],
+)
+def test_a_url_tells_what_its_key_does(url, path):
+    assert keys.path_of(url) == path
+    assert keys.parse(keys.path_of(url)).event_type == "users.messages.email.Open"
 
 
 def test_a_name_without_partition_and_offset_is_still_a_currents_file():

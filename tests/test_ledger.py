@@ -17,13 +17,13 @@ from currents_ingest.errors import (
 )
 from currents_ingest.ledger import Ledger, entry_key
 from currents_ingest.manifest import (
+    Drift,
     Entry,
     FileId,
     Input,
     Manifest,
     Output,
     SetAside,
-    UnknownSchema,
 )
 from currents_ingest.store import Store, StoredObject
 
@@ -141,7 +141,7 @@ def test_decisions_are_entries_too(ledger):
     contract = Contract(
         feed=FEED, event_type=EVENT, columns=(Column(name="id", type="string"),)
     )
-    schema = UnknownSchema(fingerprint="f", event_type=EVENT, canonical="{}")
+    schema = Drift(fingerprint="f", event_type=EVENT, canonical="{}")
     ledger.commit(entry(set_aside=(aside,), pinned=(contract,), schemas=(schema,)))
     assert ledger.cache.files(ASIDE) == [aside]
     assert ledger.cache.contract(FEED) == contract

@@ -563,7 +563,11 @@ def test_a_new_field_goes_to_unmapped_fields_and_is_reported_once(place):
         rows = [ROW | {"id": str(n), "brand_new": value}]
         source.put(key(offset=n), container(new, rows))
         drift = api.poll(settings).drift
-        assert drift == ((f"{OPEN} {schemas.read(new).fingerprint}",) if n == 0 else ())
+        told = [(d.fingerprint, d.verdict, d.differences, d.key) for d in drift]
+        difference = "field brand_new (null or string) is new"
+        print_ = schemas.read(new).fingerprint
+        first = [(print_, "additive", (difference,), key(offset=0))]
+        assert told == (first if n == 0 else [])
     assert [one["unmapped_fields"] for one in opens(settings, "unmapped_fields")] == [
         '{"brand_new":"x"}',
         None,
