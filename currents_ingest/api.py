@@ -11,42 +11,29 @@ For Airflow, Dagster or a notebook::
 
 from __future__ import annotations
 
-import os
-import secrets
-import socket
-from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import structlog
 
-from currents_ingest import discover, lease, memory, registry
+from currents_ingest import discover
 from currents_ingest.cache import ASIDE
 from currents_ingest.discover import Window
 from currents_ingest.errors import LedgerConflictError, NotThereError, SettingsError
-from currents_ingest.ledger import Ledger
 from currents_ingest.manifest import Drift, Entry, FileId, SetAside
-from currents_ingest.pipeline import WORKERS, Committed, Run, max_bytes_in_work
-from currents_ingest.store import Store
+from currents_ingest.pipeline import WORKERS, Committed
+from currents_ingest.session import TRIES, begin, looking
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from currents_ingest.config import Settings
     from currents_ingest.discover import Found
-    from currents_ingest.lease import Lease
-    from currents_ingest.schemas import Registry
+    from currents_ingest.session import Session
 
 log = structlog.get_logger()
-
-_TRIES = 1000
-"""How often a run plans anew after another one committed first."""
-
-
-_STAGING_KEPT = timedelta(days=1)
-"""How long staged objects of other runs are left alone where no lease is held."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,37 +97,6 @@ class Survey:
     foreign: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Session:
-    """Stores, ledger and lease of a run that may write."""
-
-    settings: Settings
-    source: Store
-    ledger: Ledger
-    registry: Registry
-    lease: Lease | None
-    token: str
-
-    def run(self, attempt: int, stop: Callable[[], bool]) -> Run:
-        return Run(
-            source=self.source,
-            ledger=self.ledger,
-            settings=self.settings,
-            token=self.token,
-            attempt=attempt,
-            lease=self.lease,
-            make_job=lambda found: discover.job(
-                found,
-                self.ledger.cache,
-                self.registry,
-                self.settings,
-                datetime.now(UTC),
-                max_bytes_in_work(self.settings),
-            ),
-            stop=stop,
-        )
-
-
 def never() -> bool:
     """Never ask to stop."""
     return False
@@ -163,7 +119,7 @@ def poll(
         LeaseHeldError: Another run is at work; nothing was done.
         StoreError: A bucket could not be reached; what was committed stays.
     """
-    with _session(settings) as session:
+    with begin(settings) as session:
         started = datetime.now(UTC)
         cache = session.ledger.cache
         last = cache.reconciled()
@@ -176,7 +132,7 @@ def poll(
         outcome = _ingest(session, settings.source.events, window, stop, seen)
         if whole and not outcome.stopped and not outcome.unread:
             stamp = Entry(at=datetime.now(UTC), run=session.token, reconciled=started)
-            _decide(session, stamp)
+            session.decide(lambda: stamp)
         session.ledger.fold(session.token, datetime.now(UTC))
         return outcome
 
@@ -195,7 +151,7 @@ def load(
     and errors are those of poll.
     """
     hours = _window(since, until)
-    with _session(settings) as session:
+    with begin(settings) as session:
         outcome = _ingest(session, settings.source.events, lambda _: hours, stop, seen)
         session.ledger.fold(session.token, datetime.now(UTC))
         return outcome
@@ -206,7 +162,7 @@ def survey(settings: Settings, since: date, until: date) -> Survey:
     hours = _window(since, until)
     by_type: dict[str, tuple[int, int]] = {}
     foreign = 0
-    with _looking(settings) as (source, ledger):
+    with looking(settings) as (source, ledger):
         for page in discover.new_files(
             source, ledger, settings.source.events, lambda _: hours
         ):
@@ -225,7 +181,7 @@ def survey(settings: Settings, since: date, until: date) -> Survey:
 
 def quarantine(settings: Settings) -> list[SetAside]:
     """Return the files in quarantine, by key; changes nothing."""
-    with _looking(settings) as (_, ledger):
+    with looking(settings) as (_, ledger):
         return ledger.cache.files(ASIDE)
 
 
@@ -236,23 +192,25 @@ def retry(settings: Settings, keys: Sequence[str]) -> Outcome:
         settings: Where from, where to.
         keys: Keys as ``quarantine`` lists them; none: all.
     """
-    with _session(settings) as session:
+    with begin(settings) as session:
         files = _chosen(session, keys)
-        _decide(session, _decision(session, released=files))
+        entry = _decision(session, released=files)
+        session.decide(lambda: entry)
         nothing = Window(until=datetime.min.replace(tzinfo=UTC))
         return _ingest(session, (), lambda _: nothing, never, lambda _: None)
 
 
 def discard(settings: Settings, keys: Sequence[str]) -> int:
     """Give quarantined files up for good; return how many."""
-    with _session(settings) as session:
+    with begin(settings) as session:
         files = _chosen(session, keys)
-        _decide(session, _decision(session, discarded=files))
+        entry = _decision(session, discarded=files)
+        session.decide(lambda: entry)
         return len(files)
 
 
 def _ingest(
-    session: _Session,
+    session: Session,
     events: Iterable[str],
     window: Callable[[str], Window],
     stop: Callable[[], bool],
@@ -260,8 +218,8 @@ def _ingest(
 ) -> Outcome:
     outcome = Outcome()
     globs = tuple(events)
-    limit = max_bytes_in_work(session.settings) // WORKERS
-    for attempt in range(_TRIES):
+    limit = session.max_bytes // WORKERS
+    for attempt in range(TRIES):
         found: Iterable[Found] = chain(
             discover.released(session.ledger.cache),
             discover.new_files(session.source, session.ledger, globs, window),
@@ -278,62 +236,13 @@ def _ingest(
     raise LedgerConflictError(session.ledger.cache.head + 1)
 
 
-@contextmanager
-def _session(settings: Settings) -> Iterator[_Session]:
-    memory.return_what_is_freed()
-    token = secrets.token_hex(8)
-    source, feeds = _stores(settings, settings.limits.concurrency // WORKERS)
-    holder = f"{socket.gethostname()}, process {os.getpid()}"
-    known = registry.open_registry(settings.schemas)
-    with closing(Ledger.open(feeds, settings.ledger.cache)) as ledger:
-        if not ledger.probe(token):
-            log.warning(
-                "the store ignores If-None-Match; only the lease keeps two runs apart",
-                feeds=settings.feeds.url,
-            )
-        with lease.hold(feeds, holder, settings.ledger.lease) as held:
-            ledger.catch_up()
-            # With the lease, whoever staged before us is dead or has lost it.
-            ledger.sweep(token, timedelta(0) if held else _STAGING_KEPT)
-            yield _Session(settings, source, ledger, known, held, token)
-
-
-@contextmanager
-def _looking(settings: Settings) -> Iterator[tuple[Store, Ledger]]:
-    source, feeds = _stores(settings, settings.limits.concurrency)
-    with closing(Ledger.look(feeds, settings.ledger.cache)) as ledger:
-        yield source, ledger
-
-
-def _stores(settings: Settings, concurrency: int) -> tuple[Store, Store]:
-    each = max(1, concurrency)
-    return (
-        Store.open(settings.source.url, concurrency=each),
-        Store.open(settings.feeds.url, concurrency=each),
-    )
-
-
-def _decide(session: _Session, entry: Entry) -> None:
-    """Commit a decision, after whatever others commit meanwhile."""
-    for _ in range(_TRIES):
-        if session.lease:
-            session.lease.check()
-        try:
-            session.ledger.commit(entry)
-        except LedgerConflictError:
-            session.ledger.catch_up()
-        else:
-            return
-    raise LedgerConflictError(session.ledger.cache.head + 1)
-
-
-def _decision(session: _Session, **files: tuple[FileId, ...]) -> Entry:
+def _decision(session: Session, **files: tuple[FileId, ...]) -> Entry:
     return Entry.model_validate(
         {"at": datetime.now(UTC), "run": session.token, **files}
     )
 
 
-def _chosen(session: _Session, keys: Sequence[str]) -> tuple[FileId, ...]:
+def _chosen(session: Session, keys: Sequence[str]) -> tuple[FileId, ...]:
     held = session.ledger.cache.files(ASIDE)
     if missing := set(keys) - {one.key for one in held}:
         raise NotThereError(f"{min(missing)!r} in quarantine")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from currents_ingest.schemas import WriterSchema
 
 MAGIC = b"Obj\x01"
+EMPTY = "the object is empty; Currents writes no empty file"
 _SYNC = 16
 MAX_SCHEMA = 1 << 20
 """Bytes of schema we are willing to read; Braze's largest has about 4,000."""
@@ -282,7 +283,7 @@ def _head(metadata: dict[str, bytes]) -> Head:
 
 def _header(view: memoryview) -> tuple[dict[str, bytes], int]:
     if not view:
-        raise CorruptObjectError("the object is empty; Currents writes no empty file")
+        raise CorruptObjectError(EMPTY)
     if bytes(view[:4]) != MAGIC:
         raise CorruptObjectError(
             "the object is no Avro file (it does not start as one)"

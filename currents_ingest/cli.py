@@ -13,56 +13,50 @@ import signal
 import sys
 import threading
 from contextlib import suppress
-from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn
 
 import structlog
 import typer
 from rich.markup import escape
 
+from currents_ingest.commands import feeds, quarantine, schemas, validate
+from currents_ingest.commands.shared import (
+    ConfigOption,
+    JsonOption,
+    StrictOption,
+    checked,
+    chosen,
+    day,
+    finish,
+    hour,
+    one_of,
+    report,
+    settings_of,
+)
 from currents_ingest.errors import CurrentsError, RetryableError, SettingsError
 from currents_ingest.output import (
     err,
     out,
     print_json,
-    show_outcome,
     show_status,
     show_survey,
     show_verified,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from currents_ingest.api import Outcome
-    from currents_ingest.config import Settings
-
 # Heavy modules (Polars, boto3) are imported by the commands that need them, so that
 # --help answers at once.
 
-T = TypeVar("T")
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-quarantine_app = typer.Typer(
-    no_args_is_help=True, help="Files that could not be read whole."
-)
-app.add_typer(quarantine_app, name="quarantine")
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", help="Settings file (default: currents.toml, if there)."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-StrictOption = Annotated[
-    bool,
-    typer.Option("--strict", help="Exit with 3 if something needs a look."),
-]
-_config: list[Path | None] = [None]
+app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(schemas.app, name="schemas")
+app.add_typer(feeds.app, name="feeds")
+app.command()(validate.validate)
 
 
 def main() -> NoReturn:
@@ -99,7 +93,7 @@ def _before(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Braze Currents Avro in, Parquet feeds for Amperity out, each event once."""
-    _config[0] = config
+    chosen[0] = config
     _log(logging.DEBUG if verbose else logging.INFO)
 
 
@@ -136,14 +130,14 @@ def poll(
     from currents_ingest import api
     from currents_ingest.config import duration
 
-    settings = _settings(config)
+    settings = settings_of(config)
     ended = _ended()
     if every is None:
-        _finish(api.poll(settings, stop=ended.is_set), json_, strict)
-    pause = _checked(duration, every)
+        finish(api.poll(settings, stop=ended.is_set), json_, strict)
+    pause = checked(duration, every)
     while not ended.is_set():
         try:
-            _report(api.poll(settings, stop=ended.is_set), json_)
+            report(api.poll(settings, stop=ended.is_set), json_)
         except RetryableError as error:
             err.print(f"[yellow]will try again:[/] {escape(error.told())}")
         ended.wait(pause.total_seconds())
@@ -162,8 +156,8 @@ def load(
     from currents_ingest import api
     from currents_ingest.progress import Bar
 
-    settings = _settings(config)
-    first, last = _checked(_day, since), _checked(_day, until)
+    settings = settings_of(config)
+    first, last = checked(day, since), checked(day, until)
     ahead = api.survey(settings, first, last)
     if dry_run:
         if json_:
@@ -175,7 +169,7 @@ def load(
         outcome = api.load(
             settings, first, last, stop=_ended().is_set, seen=bar.advance
         )
-    _finish(outcome, json_, strict)
+    finish(outcome, json_, strict)
 
 
 @app.command()
@@ -183,7 +177,7 @@ def status(config: ConfigOption = None, json_: JsonOption = False) -> None:
     """Say what was delivered, what is newest and what waits for someone."""
     from currents_ingest import status as status_
 
-    found = status_.status(_settings(config))
+    found = status_.status(settings_of(config))
     if json_:
         print_json(found)
         return
@@ -204,9 +198,9 @@ def verify(
     """Prove from the bucket alone that nothing is lost, doubled or changed."""
     from currents_ingest import verify as verify_
 
-    first = _checked(_day, since) if since else None
-    last = _checked(_day, until) if until else None
-    found = verify_.verify(_settings(config), first, last)
+    first = checked(day, since) if since else None
+    last = checked(day, until) if until else None
+    found = verify_.verify(settings_of(config), first, last)
     if json_:
         print_json(found)
     else:
@@ -242,10 +236,10 @@ def simulate(
 
     options: dict[str, Any] = {
         "events": tuple(events or ["*"]),
-        "end": _checked(_hour, end),
+        "end": checked(hour, end),
         "seed": seed,
-        "versions": _one_of("--versions", versions, ("latest", "all")),
-        "layout": _one_of("--layout", layout, ("new", "old", "2017", "mixed")),
+        "versions": one_of("--versions", versions, ("latest", "all")),
+        "layout": one_of("--layout", layout, ("new", "old", "2017", "mixed")),
         "hours": hours,
         "files_per_hour": files_per_hour,
         "rows": rows,
@@ -282,65 +276,6 @@ def demo(
         raise typer.Exit(1)
 
 
-@quarantine_app.command("list")
-def quarantine_list(config: ConfigOption = None, json_: JsonOption = False) -> None:
-    """List the files in quarantine with their reasons."""
-    from currents_ingest import api
-
-    held = api.quarantine(_settings(config))
-    if json_:
-        print_json([one.model_dump(mode="json") for one in held])
-        return
-    for one in held:
-        out.print(f"{escape(one.key)}\n    {escape(one.reason)}")
-    out.print(f"{len(held)} files in quarantine")
-
-
-@quarantine_app.command("show")
-def quarantine_show(
-    key: Annotated[str, typer.Argument(help="Key, as list prints it.")],
-    config: ConfigOption = None,
-) -> None:
-    """Show what is known of one file."""
-    from currents_ingest import api
-
-    held = [one for one in api.quarantine(_settings(config)) if one.key == key]
-    if not held:
-        raise SettingsError((f"no file {key!r} is in quarantine",))
-    for one in held:
-        print_json(one.model_dump(mode="json"))
-
-
-@quarantine_app.command("retry")
-def quarantine_retry(
-    keys: Annotated[
-        list[str] | None, typer.Argument(help="Keys; none with --all.")
-    ] = None,
-    config: ConfigOption = None,
-    all_: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
-    json_: JsonOption = False,
-) -> None:
-    """Read files again now, for instance after a schema was learned."""
-    from currents_ingest import api
-
-    _finish(api.retry(_settings(config), _keys(keys, all_)), json_, strict=True)
-
-
-@quarantine_app.command("discard")
-def quarantine_discard(
-    keys: Annotated[
-        list[str] | None, typer.Argument(help="Keys; none with --all.")
-    ] = None,
-    config: ConfigOption = None,
-    all_: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
-) -> None:
-    """Give files up for good; they stay in the source bucket."""
-    from currents_ingest import api
-
-    count = api.discard(_settings(config), _keys(keys, all_))
-    out.print(f"{count} files discarded")
-
-
 def _log(level: int) -> None:
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -353,60 +288,11 @@ def _log(level: int) -> None:
     )
 
 
-def _settings(config: Path | None) -> Settings:
-    from currents_ingest import config as config_
-
-    return config_.read(config or _config[0])
-
-
-def _report(outcome: Outcome, json_: bool) -> None:
-    if json_:
-        print_json(outcome)
-    else:
-        show_outcome(outcome)
-
-
-def _finish(outcome: Outcome, json_: bool, strict: bool) -> NoReturn:
-    _report(outcome, json_)
-    if outcome.unread:
-        raise typer.Exit(1)
-    raise typer.Exit(3 if strict and outcome.needs_a_look else 0)
-
-
 def _ended() -> threading.Event:
     """Return an event that SIGTERM sets; the batch in hand is finished then."""
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     return ended
-
-
-def _keys(keys: list[str] | None, all_: bool) -> list[str]:
-    if bool(keys) == all_:
-        raise SettingsError(("name the keys, or say --all",))
-    return keys or []
-
-
-def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise SettingsError(
-            (f"{option} is one of {', '.join(allowed)}, not {value!r}",)
-        )
-    return value
-
-
-def _day(text: str) -> date:
-    return date.fromisoformat(text)
-
-
-def _hour(text: str) -> datetime:
-    return datetime.strptime(text, "%Y-%m-%dT%H").replace(tzinfo=UTC)
-
-
-def _checked(read: Callable[[str], T], text: str) -> T:
-    try:
-        return read(text)
-    except ValueError as error:
-        raise SettingsError((f"{text!r}: {error}",)) from None
 
 
 def _say(error: CurrentsError, status_: int) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from currents_ingest.contracts import NEEDED
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
     from currents_ingest.contracts import Contract
     from currents_ingest.schemas import Field, WriterSchema
@@ -82,6 +82,29 @@ def compare(
         told = tuple(f"field {each.name} ({describe(each)}) is new" for each in new)
         return Comparison(Verdict.ADDITIVE, told)
     return Comparison(Verdict.KNOWN if known else Verdict.COMPATIBLE, ())
+
+
+def judge(
+    writer: WriterSchema, contract: Contract | None, registered: Sequence[WriterSchema]
+) -> Comparison:
+    """Compare, and say also what changed since the registry's closest version.
+
+    Args:
+        writer: The schema in the files' header.
+        contract: The feed's contract; None if the feed does not exist and no version
+            is registered: then one would be made from this schema.
+        registered: The event type's versions in the registry, oldest first.
+    """
+    if contract is None:
+        breaks = unusable(writer)
+        verdict = Verdict.BREAKING if breaks else Verdict.ADDITIVE
+        return Comparison(verdict, breaks or ("the event type is new",))
+    found = compare(writer, contract, {one.fingerprint for one in registered})
+    if found.verdict in (Verdict.KNOWN, Verdict.BREAKING) or not registered:
+        return found
+    since = min((changes(one, writer) for one in reversed(registered)), key=len)
+    told = (str(one) for one in since if one.kind != "added")
+    return Comparison(found.verdict, (*found.differences, *told))
 
 
 def unusable(writer: WriterSchema) -> tuple[str, ...]:

@@ -195,16 +195,37 @@ class Settings(BaseSettings):
         )
 
 
+class _SchemasOnly(Settings):
+    """Just ``[schemas]``, for commands that need no bucket."""
+
+    model_config = SettingsConfigDict(extra="ignore")
+    source: Any = None
+    feeds: Any = None
+    ledger: Any = None
+    limits: Any = None
+
+
+def read_schemas(path: Path | None = None) -> Schemas:
+    """Read ``[schemas]`` alone, where the rest may be missing; raises as read does."""
+    return _read(_SchemasOnly, path, {}).schemas
+
+
 def read(path: Path | None = None, **overrides: Any) -> Settings:
     """Read settings from *path* (default: ``currents.toml``, if there is one).
 
     Raises:
         SettingsError: With every problem at once.
     """
+    return _read(Settings, path, overrides)
+
+
+def _read(
+    kind: type[Settings], path: Path | None, overrides: dict[str, Any]
+) -> Settings:
     if path is not None and not path.is_file():
         raise SettingsError((f"there is no file {path}; `init` writes one",))
     file = path or (DEFAULT_PATH if DEFAULT_PATH.is_file() else None)
-    model = type("Settings", (Settings,), {"file": file, "__doc__": Settings.__doc__})
+    model = type("Settings", (kind,), {"file": file, "__doc__": kind.__doc__})
     try:
         return model(**overrides)  # type: ignore[no-any-return]  # pydantic's own
     except ValidationError as error:

@@ -184,7 +184,7 @@ def job(  # noqa: PLR0913 (all that a batch depends on)
         files=found.files,
         planned_at=now,
         contract=contract,
-        registered=registry.fingerprints(event_type),
+        registered=tuple(writers),
         max_reject_share=settings.feeds.max_reject_share,
         max_bytes=max_bytes,
         asked_for=found.asked_for,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime  # noqa: TC003 (pydantic reads it)
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -92,6 +93,18 @@ class Manifest(_Frozen):
         return min(hours), max(hours)
 
 
+class Refill(_Frozen):
+    """Rows delivered before a contract grew, whole again with its new columns."""
+
+    feed: str
+    contract_version: int
+    planned_at: datetime
+    sources: tuple[str, ...]
+    """Feed objects that were read, below the feeds URL."""
+    outputs: tuple[Output, ...]
+    """One for each source that held values of new columns, in order."""
+
+
 class Drift(_Frozen):
     """A writer schema that its feed's contract does not know whole, once for each."""
 
@@ -103,6 +116,9 @@ class Drift(_Frozen):
     """From the contract as it was then."""
     key: str = ""
     """The first file that had it, relative to the source URL."""
+
+
+Done = TypeVar("Done", Manifest, Refill)
 
 
 class Entry(_Frozen):
@@ -120,6 +136,7 @@ class Entry(_Frozen):
     """Quarantined files that the next poll reads again."""
     discarded: tuple[FileId, ...] = ()
     schemas: tuple[Drift, ...] = ()
+    refills: tuple[Refill, ...] = ()
     reconciled: datetime | None = None
     """When a full listing began that this entry and those before it cover."""
     swept: bool = False
@@ -127,18 +144,26 @@ class Entry(_Frozen):
 
     def numbered(self, number: int) -> Entry:
         """Return the entry with its number and its outputs' final keys."""
-        parts: dict[str, int] = {}
+        parts: Counter[str] = Counter()
         batches = []
         for batch in self.batches:
-            part = parts[batch.feed] = parts.get(batch.feed, -1) + 1
-            outputs = tuple(
-                output.model_copy(
-                    update={"key": _final_key(batch, output, number, part)}
-                )
-                for output in batch.outputs
-            )
-            batches.append(batch.model_copy(update={"outputs": outputs}))
-        return self.model_copy(update={"number": number, "batches": tuple(batches)})
+            name = _name(batch.feed, batch.planned_at, number, parts[batch.feed])
+            parts[batch.feed] += 1
+            batches.append(_keyed(batch, batch.feed, [name] * len(batch.outputs)))
+        refills = []
+        for one in self.refills:
+            feed = refill_feed(one.feed)
+            rows = range(parts[feed], parts[feed] + len(one.outputs))
+            names = [_name(feed, one.planned_at, number, part) for part in rows]
+            parts[feed] += len(names)
+            refills.append(_keyed(one, feed, names))
+        return self.model_copy(
+            update={
+                "number": number,
+                "batches": tuple(batches),
+                "refills": tuple(refills),
+            }
+        )
 
     def to_json(self) -> bytes:
         """Return the bytes that lie in the bucket; equal entries, equal bytes."""
@@ -148,16 +173,34 @@ class Entry(_Frozen):
     @property
     def outputs(self) -> Sequence[Output]:
         """Return every object that the entry publishes."""
-        return [output for batch in self.batches for output in batch.outputs]
+        batches = [output for one in self.batches for output in one.outputs]
+        return batches + [output for one in self.refills for output in one.outputs]
 
 
-def _final_key(batch: Manifest, output: Output, number: int, part: int) -> str:
-    day = batch.planned_at
-    name = f"{batch.feed}-{day:%Y%m%d}-{number:010}-{part:05}"
-    match output.kind:
-        case "feed":
-            return f"{batch.feed}/{day:%Y/%m/%d}/{name}.parquet"
-        case "index":
-            return f"_index/{batch.feed}/{name}.parquet"
-        case "rejects":
-            return f"_rejects/{batch.feed}/{day:%Y/%m/%d}/{name}.jsonl"
+def refill_feed(feed: str) -> str:
+    """Return the folder of a feed's refills; no feed of an event type ends so."""
+    return f"{feed}_refill"
+
+
+def _keyed(done: Done, feed: str, names: Sequence[str]) -> Done:
+    """Return what was done with its outputs' final keys."""
+    pairs = zip(done.outputs, names, strict=True)
+    outputs = tuple(
+        one.model_copy(
+            update={"key": _final_key(one.kind, feed, done.planned_at, name)}
+        )
+        for one, name in pairs
+    )
+    return done.model_copy(update={"outputs": outputs})
+
+
+def _name(feed: str, day: datetime, number: int, part: int) -> str:
+    return f"{feed}-{day:%Y%m%d}-{number:010}-{part:05}"
+
+
+def _final_key(kind: str, feed: str, day: datetime, name: str) -> str:
+    return {
+        "feed": f"{feed}/{day:%Y/%m/%d}/{name}.parquet",
+        "index": f"_index/{feed}/{name}.parquet",
+        "rejects": f"_rejects/{feed}/{day:%Y/%m/%d}/{name}.jsonl",
+    }[kind]

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from currents_ingest.status import Drifted, Status
     from currents_ingest.verify import Verified
 
-out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+# Tables for programs and files are as wide as they need to be.
+out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 250)
+err = Console(stderr=True, soft_wrap=True)
 
 
 def show_outcome(outcome: Outcome) -> None:
@@ -58,7 +60,7 @@ def show_drift(drift: Drift | Drifted, when: str = "") -> None:
 
 def show_survey(ahead: Survey) -> None:
     """Show what a load would read."""
-    table = _table("event type", "files", "bytes")
+    table = table_of("event type", "files", "bytes")
     for event_type, (files, size) in sorted(ahead.by_event_type.items()):
         table.add_row(event_type, f"{files:,}", f"{size:,}")
     out.print(table)
@@ -67,7 +69,7 @@ def show_survey(ahead: Survey) -> None:
 
 def show_status(found: Status) -> None:
     """Show one screen of status."""
-    table = _table(
+    table = table_of(
         "event type", "files", "rows", "duplicates", "rejects", "newest hour"
     )
     for one in found.feeds:
@@ -112,9 +114,10 @@ def _jsonable(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _table(first: str, *others: str) -> Table:
+def table_of(first: str, *others: str) -> Table:
+    """Return an empty table: a first column of names, others of figures."""
     table = Table(box=None, pad_edge=False)
-    table.add_column(first)
+    table.add_column(first, overflow="fold")
     for name in others:
         table.add_column(name, justify="right")
     return table

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from currents_ingest import avro, conform
-from currents_ingest.compatibility import Comparison, Verdict, compare, unusable
+from currents_ingest.compatibility import Comparison, Verdict, judge, unusable
 from currents_ingest.conform import FILE, REASON, ROW, Origin
 from currents_ingest.contracts import Contract, raw_contract
 from currents_ingest.errors import CorruptObjectError, CurrentsError, NotThereError
 from currents_ingest.manifest import Drift, FileId, Input, SetAside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from currents_ingest.avro import Container
     from currents_ingest.keys import CurrentsKey
+    from currents_ingest.schemas import WriterSchema
     from currents_ingest.store import Store, StoredObject
 
 DECODED_AT_ONCE = 16 << 20
@@ -52,8 +53,8 @@ class Job:
     contract: Contract | None
     """The feed's pinned contract, or what the registry makes of the event type; None
     if neither knows it."""
-    registered: frozenset[str]
-    """Fingerprints of the event type's schemas in the registry."""
+    registered: tuple[WriterSchema, ...]
+    """The event type's versions in the registry, oldest first."""
     max_reject_share: float
     max_bytes: int
     """What one file may hold, so that memory stays within its limit."""
@@ -138,8 +139,7 @@ def read(job: Job, source: Store, adopted: Callable[[], Contract | None]) -> Rea
     contract = job.contract or adopted() or _first_contract(job.event_type, files)
     if contract is None:
         for group in _by_schema(files.read):
-            breaks = unusable(group[0].container.schema)
-            _refuse(files, group, Comparison(Verdict.BREAKING, breaks))
+            _refuse(files, group, judge(group[0].container.schema, None, ()))
         files.read = []
         rows = rejects = pl.DataFrame()
     else:
@@ -203,19 +203,13 @@ def _conformed(
     """Decode and conform every readable file; the others leave ``files.read``."""
     results: list[conform.Conformed] = []
     good: set[str] = set()
-    for group in _by_schema(files.read):
-        if contract.event_type != job.event_type:
-            for one in group:
-                files.put_aside(one.file, _taken(contract))
-            continue
-        found = compare(group[0].container.schema, contract, job.registered)
-        if found.verdict is Verdict.BREAKING:
-            _refuse(files, group, found)
-            continue
-        if found.verdict is not Verdict.KNOWN:
-            files.drifted(group[0], found)
+    for group in _accepted(job, files, contract):
         for part in _parts(group):
-            for read, frame in _decoded(files, part):
+            for where, frame in decode_apart([one.container for one in part]):
+                if isinstance(frame, CorruptObjectError):
+                    files.put_aside(part[where.start].file, str(frame))
+                    continue
+                read = part[where]
                 results.append(_conformed_part(job, contract, read, frame))
                 good.update(one.key for one in read)
             for one in part:
@@ -229,8 +223,21 @@ def _conformed(
     return (rows if len(schemas_) == 1 else _in_order(rows, files)), rejects
 
 
-def _taken(contract: Contract) -> str:
-    return f"the feed {contract.feed} belongs to the event type {contract.event_type}"
+def _accepted(job: Job, files: _Sorting, contract: Contract) -> Iterator[list[_Opened]]:
+    """Yield the files that fit the contract, by schema; the others are put aside."""
+    for group in _by_schema(files.read):
+        found = judge(group[0].container.schema, contract, job.registered)
+        if contract.event_type != job.event_type:
+            owner = contract.event_type
+            for one in group:
+                reason = f"the feed {contract.feed} belongs to the event type {owner}"
+                files.put_aside(one.file, reason)
+        elif found.verdict is Verdict.BREAKING:
+            _refuse(files, group, found)
+        else:
+            if found.verdict is not Verdict.KNOWN:
+                files.drifted(group[0], found)
+            yield group
 
 
 def _refuse(files: _Sorting, group: list[_Opened], found: Comparison) -> None:
@@ -261,21 +268,31 @@ def _parts(group: list[_Opened]) -> Iterator[list[_Opened]]:
     yield part
 
 
-def _decoded(
-    files: _Sorting, group: list[_Opened]
-) -> list[tuple[list[_Opened], pl.DataFrame]]:
-    """Decode files together; if that fails, in halves until the bad ones are found."""
+def decode_apart(
+    containers: Sequence[Container], start: int = 0
+) -> Iterator[tuple[slice, pl.DataFrame | CorruptObjectError]]:
+    """Decode files together; if that fails, in halves until the bad ones are found.
+
+    Args:
+        containers: Files of one writer schema.
+        start: Number of the first one, for the slices.
+
+    Yields:
+        Which files, and their rows in order or what is wrong with the one file.
+    """
+    where = slice(start, start + len(containers))
     try:
-        return [(group, avro.decode([one.container for one in group]))]
+        yield where, avro.decode(containers)
     except CorruptObjectError:
-        if len(group) > 1:
-            half = len(group) // 2
-            return _decoded(files, group[:half]) + _decoded(files, group[half:])
-    try:  # row by row: text that is no UTF-8 costs its row and not its file
-        return [(group, avro.decode_any(group[0].container))]
-    except CorruptObjectError as error:
-        files.put_aside(group[0].file, str(error))
-        return []
+        if len(containers) > 1:
+            half = len(containers) // 2
+            yield from decode_apart(containers[:half], start)
+            yield from decode_apart(containers[half:], start + half)
+            return
+        try:  # row by row: text that is no UTF-8 costs its row and not its file
+            yield where, avro.decode_any(containers[0])
+        except CorruptObjectError as error:
+            yield where, error
 
 
 def _conformed_part(

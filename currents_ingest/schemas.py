@@ -126,6 +126,11 @@ class Registry:
         """Return the fingerprints of an event type's versions."""
         return frozenset(writer.fingerprint for writer in self.writers(event_type))
 
+    def version(self, event_type: str, fingerprint: str) -> SchemaVersion | None:
+        """Return the version of an event type that has a fingerprint."""
+        held = self.versions(event_type)
+        return _last_that(held, lambda one: one.writer.fingerprint == fingerprint)
+
     def find(self, fingerprint: str) -> tuple[SchemaVersion, ...]:
         """Return the versions that have a fingerprint (of one event type, usually)."""
         return tuple(

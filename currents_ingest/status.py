@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from currents_ingest import lease
 from currents_ingest.cache import ASIDE
-from currents_ingest.compatibility import Comparison, Verdict, compare
+from currents_ingest.compatibility import Comparison, Verdict, judge
 from currents_ingest.contracts import feed_name
 from currents_ingest.ledger import Ledger
 from currents_ingest.registry import open_registry
@@ -99,7 +99,7 @@ def drifted(cache: Cache, registry: Registry) -> tuple[Drifted, ...]:
         now = Comparison(drift.verdict, drift.differences)
         if contract and contract.event_type == event_type:
             writer = replace(parse(drift.canonical), fingerprint=fingerprint)
-            now = compare(writer, contract, registry.fingerprints(event_type))
+            now = judge(writer, contract, registry.writers(event_type))
         if now.verdict is not Verdict.KNOWN:
             found.append(
                 Drifted(

@@ -20,12 +20,12 @@ from currents_ingest.ledger import FOLDER, STAGING, entry_key, read_entry
 from currents_ingest.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import date
 
     from currents_ingest.config import Settings
     from currents_ingest.contracts import Contract
-    from currents_ingest.manifest import Entry, Manifest, Output
+    from currents_ingest.manifest import Entry, Manifest, Output, Refill
 
 Identity = tuple[str, str, int]
 
@@ -71,12 +71,18 @@ def verify(
     entries, found = _entries(feeds)
     batches = [batch for entry in entries for batch in entry.batches]
     listed = {one.key: one.size for page in feeds.listing() for one in page}
-    found += _published(batches, listed)
+    refills = [refill for entry in entries for refill in entry.refills]
+    found += _published([*batches, *refills], listed)
     found += _balances(batches)
     chosen = [one for one in batches if _within(one, since, until)]
     for feed in sorted({one.feed for one in chosen}):
-        contract = _contract(entries, feed)
-        found += _objects(feeds, contract, [one for one in chosen if one.feed == feed])
+        pinned = _contracts(entries, feed)
+        found += _objects(feeds, pinned, [one for one in chosen if one.feed == feed])
+    for refill in refills:
+        if _within(refill, since, until):
+            pinned = _contracts(entries, refill.feed)
+            found += _refill_objects(feeds, pinned.get(refill.contract_version), refill)
+    found += _refilled_twice(refills)
     states, twice = _states(entries)
     found += twice
     pending, total = _pending(source, settings, states)
@@ -84,7 +90,7 @@ def verify(
     return Verified(
         entries=len(entries),
         batches=len(batches),
-        objects=sum(len(one.outputs) for one in batches),
+        objects=sum(len(entry.outputs) for entry in entries),
         rows=sum(one.rows_out for one in batches),
         source_files=total,
         committed=counts["committed"],
@@ -119,9 +125,11 @@ def _entries(feeds: Store) -> tuple[list[Entry], list[Difference]]:
     return entries, found
 
 
-def _published(batches: list[Manifest], listed: dict[str, int]) -> Iterator[Difference]:
+def _published(
+    done: Sequence[Manifest | Refill], listed: dict[str, int]
+) -> Iterator[Difference]:
     """Compare the objects that entries name with those that are there."""
-    named = {one.key: one for batch in batches for one in batch.outputs}
+    named = {output.key: output for one in done for output in one.outputs}
     for key, output in named.items():
         if key not in listed:
             waits = output.staged in listed
@@ -152,7 +160,7 @@ def _balances(batches: list[Manifest]) -> Iterator[Difference]:
 
 
 def _objects(
-    feeds: Store, contract: Contract | None, batches: list[Manifest]
+    feeds: Store, pinned: dict[int, Contract], batches: list[Manifest]
 ) -> Iterator[Difference]:
     """Read every object of a feed: checksum, columns, rows, and ids only once."""
     by_hour: dict[int, list[Output]] = defaultdict(list)
@@ -178,12 +186,14 @@ def _objects(
                 for hour in batch.hours:
                     by_hour[hour].append(output)
             else:
-                yield from _feed_object(contract, output, body, ids)
+                contract = pinned.get(batch.contract_version)
+                wrong = tuple(_feed_object(contract, output, body))
+                yield from wrong or _against_index(output, body, ids)
     yield from _doubled(feeds, by_hour)
 
 
 def _feed_object(
-    contract: Contract | None, output: Output, body: bytes, ids: pl.DataFrame | None
+    contract: Contract | None, output: Output, body: bytes
 ) -> Iterator[Difference]:
     schema = parquet.schema_of(body)
     types = contract.types if contract else {}
@@ -197,6 +207,12 @@ def _feed_object(
     doubled = rows.height - rows[dedupe.ID].n_unique()
     if doubled:
         yield Difference(output.key, f"holds {doubled} ids twice")
+
+
+def _against_index(
+    output: Output, body: bytes, ids: pl.DataFrame | None
+) -> Iterator[Difference]:
+    rows = parquet.from_bytes(body, [dedupe.ID, "event_datetime"])
     index = dedupe.index_of(rows).sort(dedupe.HOUR, dedupe.ID)
     if ids is None or not index.equals(ids):
         yield Difference(output.key, "its ids are not those of its index")
@@ -257,13 +273,44 @@ def _pending(
     return pending, total
 
 
-def _contract(entries: Iterable[Entry], feed: str) -> Contract | None:
-    """Return the contract that the ledger pinned for a feed."""
-    pinned = [one for entry in entries for one in entry.pinned if one.feed == feed]
-    return pinned[-1] if pinned else None
+def _refill_objects(
+    feeds: Store, contract: Contract | None, refill: Refill
+) -> Iterator[Difference]:
+    """Read a refill's objects: checksum, columns, rows, and ids only once."""
+    for output in refill.outputs:
+        try:
+            body = feeds.get(output.key)
+        except NotThereError:
+            continue  # named already
+        if hashlib.sha256(body).hexdigest() != output.sha256:
+            yield Difference(output.key, "is not what was published: checksum")
+        else:
+            yield from _feed_object(contract, output, body)
 
 
-def _within(batch: Manifest, since: date | None, until: date | None) -> bool:
+def _refilled_twice(refills: Iterable[Refill]) -> Iterator[Difference]:
+    """An object is read once for each contract version, so its ids come once, too."""
+    counts = Counter(
+        (one.feed, one.contract_version, source)
+        for one in refills
+        for source in one.sources
+    )
+    for (_, version, source), times in sorted(counts.items()):
+        if times > 1:
+            yield Difference(source, f"was refilled twice for version {version}")
+
+
+def _contracts(entries: Iterable[Entry], feed: str) -> dict[int, Contract]:
+    """Return the contracts that the ledger pinned for a feed, by version."""
+    return {
+        one.version: one
+        for entry in entries
+        for one in entry.pinned
+        if one.feed == feed
+    }
+
+
+def _within(batch: Manifest | Refill, since: date | None, until: date | None) -> bool:
     first = datetime.combine(since, time(), UTC) if since else None
     last = datetime.combine(until, time(), UTC) if until else None
     return (first is None or batch.planned_at >= first) and (

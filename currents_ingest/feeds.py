@@ -1,0 +1,290 @@
+"""Feeds and their contracts: list, show, let them grow, and refill what was before."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import structlog
+
+from currents_ingest import parquet, refilling
+from currents_ingest.contracts import Contract, raw_contract
+from currents_ingest.errors import NotThereError
+from currents_ingest.ledger import STAGING, entry_key, read_entry
+from currents_ingest.manifest import Entry, Output, Refill, refill_feed
+from currents_ingest.registry import open_registry
+from currents_ingest.session import begin, looking
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import polars as pl
+
+    from currents_ingest.config import Settings
+    from currents_ingest.contracts import Column, ColumnType
+    from currents_ingest.ledger import Ledger
+    from currents_ingest.schemas import Registry
+    from currents_ingest.session import Session
+    from currents_ingest.store import Store
+
+log = structlog.get_logger()
+
+_ENTRIES_AT_ONCE = 500
+_OBJECTS_PER_ENTRY = 50
+AMPERITY_TYPES: dict[ColumnType, str] = {
+    "string": "String",
+    "json": "String",
+    "boolean": "Boolean",
+    "int64": "Integer",
+    "double": "Float",
+    "decimal(38,6)": "Decimal(38,6)",
+    "timestamp": "Datetime",
+}
+"""Source: Amperity docs, "About feeds"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """A feed's contract as it is, and what the registry could add."""
+
+    contract: Contract
+    pinned: bool
+    """It has published; otherwise this is the contract that it would begin with."""
+    new: tuple[Column, ...]
+    """Columns that an upgrade would add."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upgrade:
+    """What an upgrade did, or would do."""
+
+    feed: str
+    before: int
+    after: int
+    """Contract versions; equal if the registry has nothing to add."""
+    columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refilled:
+    """What a refill did, or would do."""
+
+    feed: str
+    """The folder that the refilled rows go to."""
+    version: int
+    objects: int
+    """Objects of older contract versions that were read."""
+    rows: int
+    """Rows that held values of new columns."""
+
+
+def feeds(settings: Settings) -> list[Feed]:
+    """Return every feed that has published or could, by name; changes nothing."""
+    registry = open_registry(settings.schemas)
+    with looking(settings) as (_, ledger):
+        found = {one.feed: one for one in ledger.cache.contracts()}
+    pinned = set(found)
+    for event_type in registry.event_types():
+        contract = raw_contract(event_type, registry.writers(event_type))
+        found.setdefault(contract.feed, contract)
+    return [
+        Feed(
+            contract=found[name],
+            pinned=name in pinned,
+            new=_new(found[name], registry),
+        )
+        for name in sorted(found)
+    ]
+
+
+def show(settings: Settings, feed: str) -> Feed:
+    """Return one feed; changes nothing.
+
+    Raises:
+        NotThereError: Neither ledger nor registry knows it.
+    """
+    for one in feeds(settings):
+        if one.contract.feed == feed:
+            return one
+    raise NotThereError(f"{feed} among the feeds; `feeds list` shows them")
+
+
+def preview(settings: Settings, feed: str) -> Upgrade:
+    """Say what an upgrade would do; changes nothing."""
+    registry = open_registry(settings.schemas)
+    with looking(settings) as (_, ledger):
+        contract = _pinned(ledger, feed)
+        return _upgrade(contract, _grown(contract, registry))
+
+
+def upgrade(settings: Settings, feed: str) -> Upgrade:
+    """Start a feed's next contract version, with a column for every known field.
+
+    Columns are only added, so what reads the feed goes on reading it once it knows
+    the new ones. What was delivered stays as it is; see refill.
+
+    Raises:
+        NotThereError: The feed has not published.
+        LeaseHeldError: Another run is at work; nothing was done.
+    """
+    with begin(settings) as session:
+        made: list[Upgrade] = []
+
+        def draft() -> Entry | None:
+            contract = _pinned(session.ledger, feed)
+            after = _grown(contract, session.registry)
+            made.append(_upgrade(contract, after))
+            if after == contract:
+                return None
+            return Entry(at=datetime.now(UTC), run=session.token, pinned=(after,))
+
+        session.decide(draft)
+        return made[-1]
+
+
+def refill(settings: Settings, feed: str) -> Refilled:
+    """Write rows delivered before the feed grew once more, with its new columns.
+
+    They go to a folder of their own, ``<feed>_refill``, whole and with a newer
+    ``ingested_at``: published objects never change, and the feed itself holds an id
+    once. Only rows whose ``unmapped_fields`` hold a value of a new column are
+    written. Done again, or after a kill, it goes on where it stopped.
+
+    Raises:
+        NotThereError: The feed has not published.
+        LeaseHeldError: Another run is at work; nothing was done.
+    """
+    with begin(settings) as session:
+        contract = _pinned(session.ledger, feed)
+        waiting = iter(_sources(session.ledger, contract))
+        objects = rows = 0
+        for number in range(10**9):
+            if not (part := tuple(islice(waiting, _OBJECTS_PER_ENTRY))):
+                break
+            prefix = f"{STAGING}/{session.token}/refill-{number:06}"
+            done = _refilled(session.ledger.store, contract, part, prefix)
+            _commit(session, contract, done)
+            objects += len(part)
+            rows += sum(one.rows for one in done.outputs)
+        return Refilled(
+            feed=refill_feed(feed), version=contract.version, objects=objects, rows=rows
+        )
+
+
+def preview_refill(settings: Settings, feed: str) -> Refilled:
+    """Say what a refill would do; changes nothing."""
+    now = datetime.now(UTC)
+    with looking(settings) as (_, ledger):
+        contract = _pinned(ledger, feed)
+        sources = _sources(ledger, contract)
+        rows = sum(
+            refilling.refilled(_read(ledger.store, key), contract, now).height
+            for key in sources
+        )
+    return Refilled(
+        feed=refill_feed(feed),
+        version=contract.version,
+        objects=len(sources),
+        rows=rows,
+    )
+
+
+def _pinned(ledger: Ledger, feed: str) -> Contract:
+    if (contract := ledger.cache.contract(feed)) is None:
+        raise NotThereError(f"{feed} among the feeds that have published")
+    return contract
+
+
+def _grown(contract: Contract, registry: Registry) -> Contract:
+    return contract.grown(registry.writers(contract.event_type))
+
+
+def _new(contract: Contract, registry: Registry) -> tuple[Column, ...]:
+    return _upgrade(contract, _grown(contract, registry)).columns
+
+
+def _upgrade(before: Contract, after: Contract) -> Upgrade:
+    return Upgrade(
+        feed=before.feed,
+        before=before.version,
+        after=after.version,
+        columns=tuple(one for one in after.columns if one not in before.columns),
+    )
+
+
+def _entries(ledger: Ledger) -> Iterator[Entry]:
+    """Read the whole ledger; the cache does not keep contract versions."""
+    for first in range(1, ledger.cache.head + 1, _ENTRIES_AT_ONCE):
+        last = min(first + _ENTRIES_AT_ONCE - 1, ledger.cache.head)
+        keys = [entry_key(number) for number in range(first, last + 1)]
+        for key, body in zip(keys, ledger.store.gather(keys), strict=True):
+            yield read_entry(key, body)
+
+
+def _sources(ledger: Ledger, contract: Contract) -> list[str]:
+    """Return objects of older contract versions that this one's refill has not read."""
+    found: dict[str, None] = {}
+    done: set[str] = set()
+    for entry in _entries(ledger):
+        for batch in entry.batches:
+            if (
+                batch.feed == contract.feed
+                and batch.contract_version < contract.version
+            ):
+                feed = (one.key for one in batch.outputs if one.kind == "feed")
+                found |= dict.fromkeys(feed)
+        for one in entry.refills:
+            if (one.feed, one.contract_version) == (contract.feed, contract.version):
+                done.update(one.sources)
+    return [key for key in found if key not in done]
+
+
+def _read(store: Store, key: str) -> pl.DataFrame:
+    return parquet.from_bytes(store.get(key))
+
+
+def _refilled(
+    store: Store, contract: Contract, sources: Sequence[str], prefix: str
+) -> Refill:
+    now, outputs = datetime.now(UTC), []
+    for number, key in enumerate(sources):
+        rows = refilling.refilled(_read(store, key), contract, now)
+        if not rows.height:
+            continue
+        body, staged = parquet.to_bytes(rows), f"{prefix}-{number:03}.feed"
+        store.put(staged, body)
+        outputs.append(
+            Output(
+                kind="feed",
+                staged=staged,
+                rows=rows.height,
+                bytes=len(body),
+                sha256=hashlib.sha256(body).hexdigest(),
+                first_event=_time(rows["event_datetime"].min()),
+                last_event=_time(rows["event_datetime"].max()),
+            )
+        )
+    return Refill(
+        feed=contract.feed,
+        contract_version=contract.version,
+        planned_at=now,
+        sources=tuple(sources),
+        outputs=tuple(outputs),
+    )
+
+
+def _time(value: object) -> datetime | None:
+    return value if isinstance(value, datetime) else None
+
+
+def _commit(session: Session, contract: Contract, done: Refill) -> None:
+    def draft() -> Entry | None:
+        if set(done.sources) - set(_sources(session.ledger, contract)):
+            return None  # a rival's refill was first
+        return Entry(at=datetime.now(UTC), run=session.token, refills=(done,))
+
+    if session.decide(draft) is None:
+        session.ledger.store.delete(one.staged for one in done.outputs)

@@ -1,0 +1,131 @@
+"""A run that may write, and one that only looks: stores, ledger, registry, lease."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import structlog
+
+from currents_ingest import discover, lease, memory, registry
+from currents_ingest.errors import LedgerConflictError
+from currents_ingest.ledger import Ledger
+from currents_ingest.pipeline import WORKERS, Run, max_bytes_in_work
+from currents_ingest.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from currents_ingest.config import Settings
+    from currents_ingest.lease import Lease
+    from currents_ingest.manifest import Entry
+    from currents_ingest.schemas import Registry
+
+log = structlog.get_logger()
+
+TRIES = 1000
+"""How often a run plans anew after another one committed first."""
+_STAGING_KEPT = timedelta(days=1)
+"""How long staged objects of other runs are left alone where no lease is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Stores, ledger and lease of a run that may write."""
+
+    settings: Settings
+    source: Store
+    ledger: Ledger
+    registry: Registry
+    lease: Lease | None
+    token: str
+
+    @property
+    def max_bytes(self) -> int:
+        """Return how many bytes of files may be in work at once."""
+        return max_bytes_in_work(self.settings)
+
+    def run(self, attempt: int, stop: Callable[[], bool]) -> Run:
+        """Return a run over new files; *attempt* counts how often it planned anew."""
+        return Run(
+            source=self.source,
+            ledger=self.ledger,
+            settings=self.settings,
+            token=self.token,
+            attempt=attempt,
+            lease=self.lease,
+            make_job=lambda found: discover.job(
+                found,
+                self.ledger.cache,
+                self.registry,
+                self.settings,
+                datetime.now(UTC),
+                self.max_bytes,
+            ),
+            stop=stop,
+        )
+
+    def decide(self, draft: Callable[[], Entry | None]) -> Entry | None:
+        """Commit a decision, after whatever others commit meanwhile.
+
+        Args:
+            draft: Makes the entry from what the ledger says by then; None: there is
+                nothing to decide any more.
+        """
+        for _ in range(TRIES):
+            if (entry := draft()) is None:
+                return None
+            if self.lease:
+                self.lease.check()
+            try:
+                return self.ledger.commit(entry)
+            except LedgerConflictError:
+                self.ledger.catch_up()
+        raise LedgerConflictError(self.ledger.cache.head + 1)
+
+
+@contextmanager
+def begin(settings: Settings) -> Iterator[Session]:
+    """Open everything for a run that may write, and hold the lease.
+
+    Raises:
+        LeaseHeldError: Another run is at work; nothing was done.
+        StoreError: A bucket could not be reached.
+    """
+    memory.return_what_is_freed()
+    token = secrets.token_hex(8)
+    source, feeds = _stores(settings, settings.limits.concurrency // WORKERS)
+    holder = f"{socket.gethostname()}, process {os.getpid()}"
+    known = registry.open_registry(settings.schemas)
+    with closing(Ledger.open(feeds, settings.ledger.cache)) as ledger:
+        if not ledger.probe(token):
+            log.warning(
+                "the store ignores If-None-Match; only the lease keeps two runs apart",
+                feeds=settings.feeds.url,
+            )
+        with lease.hold(feeds, holder, settings.ledger.lease) as held:
+            ledger.catch_up()
+            # With the lease, whoever staged before us is dead or has lost it.
+            ledger.sweep(token, timedelta(0) if held else _STAGING_KEPT)
+            yield Session(settings, source, ledger, known, held, token)
+
+
+@contextmanager
+def looking(settings: Settings) -> Iterator[tuple[Store, Ledger]]:
+    """Open source and ledger for a look that changes nothing."""
+    source, feeds = _stores(settings, settings.limits.concurrency)
+    with closing(Ledger.look(feeds, settings.ledger.cache)) as ledger:
+        yield source, ledger
+
+
+def _stores(settings: Settings, concurrency: int) -> tuple[Store, Store]:
+    each = max(1, concurrency)
+    return (
+        Store.open(settings.source.url, concurrency=each),
+        Store.open(settings.feeds.url, concurrency=each),
+    )
