@@ -85,24 +85,31 @@ def compare(
 
 
 def judge(
-    writer: WriterSchema, contract: Contract | None, registered: Sequence[WriterSchema]
+    writer: WriterSchema,
+    contract: Contract | None,
+    registered: Sequence[WriterSchema],
+    seen: Sequence[WriterSchema] = (),
 ) -> Comparison:
-    """Compare, and say also what changed since the registry's closest version.
+    """Compare, and say what changed since the closest schema known before.
 
     Args:
         writer: The schema in the files' header.
         contract: The feed's contract; None if the feed does not exist and no version
             is registered: then one would be made from this schema.
         registered: The event type's versions in the registry, oldest first.
+        seen: Those met before beside them; then only what is new since is said.
     """
     if contract is None:
         breaks = unusable(writer)
         verdict = Verdict.BREAKING if breaks else Verdict.ADDITIVE
         return Comparison(verdict, breaks or ("the event type is new",))
     found = compare(writer, contract, {one.fingerprint for one in registered})
-    if found.verdict in (Verdict.KNOWN, Verdict.BREAKING) or not registered:
+    before = [*reversed(seen), *reversed(registered)]
+    if found.verdict in (Verdict.KNOWN, Verdict.BREAKING) or not before:
         return found
-    since = min((changes(one, writer) for one in reversed(registered)), key=len)
+    since = min((changes(one, writer) for one in before), key=len)
+    if seen and since:
+        return Comparison(found.verdict, tuple(map(str, since)))
     told = (str(one) for one in since if one.kind != "added")
     return Comparison(found.verdict, (*found.differences, *told))
 

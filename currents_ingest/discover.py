@@ -17,6 +17,7 @@ from currents_ingest.contracts import feed_name, raw_contract
 from currents_ingest.errors import ForeignKeyError
 from currents_ingest.manifest import SetAside
 from currents_ingest.reading import Job, SourceFile
+from currents_ingest.schemas import parse
 from currents_ingest.store import StoredObject
 
 if TYPE_CHECKING:
@@ -185,6 +186,11 @@ def job(  # noqa: PLR0913 (all that a batch depends on)
         planned_at=now,
         contract=contract,
         registered=tuple(writers),
+        seen=tuple(
+            parse(drift.avro)
+            for drift, _ in cache.drift()
+            if drift.event_type == event_type
+        ),
         max_reject_share=settings.feeds.max_reject_share,
         max_bytes=max_bytes,
         asked_for=found.asked_for,

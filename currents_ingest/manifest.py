@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from currents_ingest.compatibility import Verdict
+from currents_ingest.compatibility import Verdict  # noqa: TC001 (pydantic reads it)
 from currents_ingest.contracts import Contract  # noqa: TC001 (pydantic reads it)
 
 if TYPE_CHECKING:
@@ -110,11 +110,12 @@ class Drift(_Frozen):
 
     fingerprint: str
     event_type: str
-    canonical: str
-    verdict: Verdict = Verdict.ADDITIVE
-    differences: tuple[str, ...] = ()
-    """From the contract as it was then."""
-    key: str = ""
+    avro: str
+    """The schema in canonical form, with defaults."""
+    verdict: Verdict
+    differences: tuple[str, ...]
+    """What breaks, or else what is new since the closest schema seen before."""
+    key: str
     """The first file that had it, relative to the source URL."""
 
 

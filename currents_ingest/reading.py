@@ -55,6 +55,8 @@ class Job:
     if neither knows it."""
     registered: tuple[WriterSchema, ...]
     """The event type's versions in the registry, oldest first."""
+    seen: tuple[WriterSchema, ...]
+    """Those that the ledger has met beside them."""
     max_reject_share: float
     max_bytes: int
     """What one file may hold, so that memory stays within its limit."""
@@ -118,7 +120,7 @@ class _Sorting:
             Drift(
                 fingerprint=schema.fingerprint,
                 event_type=first.file.key.event_type,
-                canonical=schema.canonical,
+                avro=schema.text,
                 verdict=found.verdict,
                 differences=found.differences,
                 key=first.key,
@@ -226,7 +228,7 @@ def _conformed(
 def _accepted(job: Job, files: _Sorting, contract: Contract) -> Iterator[list[_Opened]]:
     """Yield the files that fit the contract, by schema; the others are put aside."""
     for group in _by_schema(files.read):
-        found = judge(group[0].container.schema, contract, job.registered)
+        found = judge(group[0].container.schema, contract, job.registered, job.seen)
         if contract.event_type != job.event_type:
             owner = contract.event_type
             for one in group:

@@ -65,6 +65,8 @@ class WriterSchema:
     fingerprint: str
     canonical: str = field(repr=False)
     """Parsing Canonical Form: enough to decode, nothing else."""
+    text: str = field(repr=False)
+    """The same with the record's defaults: what the fingerprint is of."""
     form: Json = field(hash=False, compare=False, repr=False)
     """The schema with full names and with defaults, for schema resolution."""
 
@@ -214,11 +216,13 @@ def read(schema: Json) -> WriterSchema:
             "a field's name begins with ^ and ends with $, which no Avro name does, "
             "and would be taken for a pattern"
         )
+    text = _with_defaults(schema, form)
     return WriterSchema(
         name=form["name"],
         fields=tuple(map(_field, form["fields"], schema["fields"])),
-        fingerprint=fingerprint(_with_defaults(schema, form), "CRC-64-AVRO"),
+        fingerprint=fingerprint(text, "CRC-64-AVRO"),
         canonical=canonical,
+        text=text,
         form=parsed,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -98,8 +98,8 @@ def drifted(cache: Cache, registry: Registry) -> tuple[Drifted, ...]:
         contract = cache.contract(feed_name(event_type))
         now = Comparison(drift.verdict, drift.differences)
         if contract and contract.event_type == event_type:
-            writer = replace(parse(drift.canonical), fingerprint=fingerprint)
-            now = judge(writer, contract, registry.writers(event_type))
+            writers = registry.writers(event_type)
+            now = judge(parse(drift.avro), contract, writers)
         if now.verdict is not Verdict.KNOWN:
             found.append(
                 Drifted(

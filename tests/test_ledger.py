@@ -141,7 +141,14 @@ def test_decisions_are_entries_too(ledger):
     contract = Contract(
         feed=FEED, event_type=EVENT, columns=(Column(name="id", type="string"),)
     )
-    schema = Drift(fingerprint="f", event_type=EVENT, canonical="{}")
+    schema = Drift(
+        fingerprint="f",
+        event_type=EVENT,
+        avro="{}",
+        verdict="additive",
+        differences=("x is new",),
+        key="k",
+    )
     ledger.commit(entry(set_aside=(aside,), pinned=(contract,), schemas=(schema,)))
     assert ledger.cache.files(ASIDE) == [aside]
     assert ledger.cache.contract(FEED) == contract

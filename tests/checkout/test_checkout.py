@@ -29,8 +29,9 @@ def test_the_schemas_are_what_the_facts_give():
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_the_page_of_feeds_is_up_to_date():
-    ended = tool("tools/feeds_page.py", "--check")
+@pytest.mark.parametrize("page", ["feeds", "events"])
+def test_the_pages_made_from_schemas_are_up_to_date(page):
+    ended = tool(f"tools/{page}_page.py", "--check")
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
@@ -45,7 +46,7 @@ def test_no_lock_file_names_an_index():
 def test_no_module_is_longer_than_it_may_be():
     long = {
         path.name: count
-        for path in (ROOT / "currents_ingest").glob("*.py")
+        for path in (ROOT / "currents_ingest").rglob("*.py")
         if (count := len(path.read_text().splitlines())) > 420
     }
     assert long == {}
@@ -53,6 +54,17 @@ def test_no_module_is_longer_than_it_may_be():
 
 def test_the_readme_names_every_command_and_every_exit_status():
     text = (ROOT / "README.md").read_text()
-    for command in ("init", "poll", "load", "status", "verify", "quarantine", "demo"):
+    for command in (
+        "init",
+        "poll",
+        "load",
+        "status",
+        "verify",
+        "quarantine",
+        "demo",
+        "validate",
+        "schemas",
+        "feeds",
+    ):
         assert f"currents-ingest {command}" in text
     assert re.findall(r"^\| (\d) \|", text, re.MULTILINE) == ["0", "1", "2", "3"]
