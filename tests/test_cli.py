@@ -32,7 +32,7 @@ def run(tmp_path):
         return subprocess.run(
             [sys.executable, "-m", "currents_ingest", *arguments],
             cwd=tmp_path,
-            env=environment | more,
+            env={k: v for k, v in (environment | more).items() if v is not None},
             capture_output=True,
             text=True,
             timeout=120,
@@ -258,3 +258,135 @@ def test_no_event_content_is_logged_or_kept_beside_the_feeds(run, source, tmp_pa
     assert len(kept) >= 3
     spoken += "".join(path.read_bytes().decode("latin-1") for path in kept)
     assert private not in spoken
+
+
+# Schemas and drift
+
+
+@pytest.mark.parametrize(
+    ("schema", "fail_on", "status"),
+    [
+        pytest.param(record("users.messages.email.Open"), "additive", 0, id="harmless"),
+        pytest.param(record(extra="int"), "additive", 3, id="additive"),
+        pytest.param(record(extra="int"), "breaking", 0, id="additive is let through"),
+        pytest.param(record(user_id="int"), "breaking", 3, id="breaking"),
+        pytest.param(record(user_id="int"), "additive", 3, id="breaking is worse"),
+        pytest.param(record(user_id="int"), "never", 0, id="never"),
+    ],
+)
+def test_validate_is_a_gate(run, source, schema, fail_on, status):
+    row = {"id": "a", "time": 1_700_000_000, "extra": 1, "user_id": 1}
+    source.put(key(), container(schema, [row]))
+    ended = run("validate", "--fail-on", fail_on)
+    assert ended.returncode == status
+    assert OPEN in ended.stdout
+    assert "1 of 1 objects looked at" in ended.stdout
+
+
+def test_validate_prints_one_format_on_standard_output(run, source):
+    put(source, 1, "a")
+    assert json.loads(run("validate", "--format", "json").stdout)["listed"] == 1
+    assert run("validate", "--format", "junit").stdout.startswith("<?xml")
+    assert run("validate", "--format", "html").stdout.startswith("<!doctype html>")
+    deep = json.loads(run("validate", "--deep", "--format", "json").stdout)
+    assert deep["schemas"][0]["data"]["rows"] == 1
+    wrong = run("validate", "--format", "pdf")
+    assert wrong.returncode == 2
+    assert "--format is one of text, json, junit, html" in wrong.stderr
+
+
+def test_validate_needs_no_settings_for_what_is_named(run, source, tmp_path):
+    put(source, 1, "a")
+    nothing = dict.fromkeys(("CURRENTS_SOURCE__URL", "CURRENTS_FEEDS__URL"))
+    named = run("validate", str(tmp_path / "in"), **nothing)
+    assert (named.returncode, named.stderr) == (0, "")
+    unnamed = run("validate", **nothing)
+    assert unnamed.returncode == 2
+    assert "name files, folders or URLs" in unnamed.stderr
+    missing = run("validate", "nowhere", **nothing)
+    assert missing.returncode == 1
+    assert "there is no object" in missing.stderr
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_breaking_change_is_lived_through_as_the_manual_says(run, source, tmp_path):
+    own = {"CURRENTS_SCHEMAS__URLS": json.dumps([str(tmp_path / "own")])}
+    put(source, 1, "a")
+    assert run("poll", **own).returncode == 0
+    new = record(user_id="int", brand_new=["null", "string"])
+    row = {"id": "b", "time": 1_700_000_000, "user_id": 5, "brand_new": "x"}
+    source.put(key(offset=2), container(new, [row]))
+    ended = run("poll", "--strict", **own)
+    assert ended.returncode == 3
+    assert "drift (breaking)" in ended.stdout
+    assert "field user_id is int and not string" in ended.stdout
+    file = f"{tmp_path / 'in'}/{key(offset=2)}"
+    learned = run("schemas", "learn", file, **own)
+    assert f"learned {OPEN} version" in learned.stdout
+    assert "known already" in run("schemas", "learn", file, **own).stdout
+    listed = run("feeds", "list", **own).stdout
+    assert "messages_email_open  version 1" in listed
+    dry = run("feeds", "upgrade", "messages_email_open", "--dry-run", **own).stdout
+    assert "would get contract version 2" in dry
+    assert "+ user_id_int64 Integer, from user_id" in dry
+    assert "+ brand_new String" in dry
+    assert "edit the feed before the next object arrives" in dry
+    done = run("feeds", "upgrade", "messages_email_open", **own).stdout
+    assert "now has contract version 2" in done
+    retried = run("quarantine", "retry", "--all", **own)
+    assert retried.returncode == 0
+    assert "1 files, 1 rows in, 1 out" in retried.stdout
+    refilled = run("feeds", "refill", "messages_email_open", **own)
+    assert "1 objects read, 0 rows written" in refilled.stdout
+    assert "drift" not in run("status", **own).stdout.replace("drift (compatible)", "")
+    assert run("verify", **own).returncode == 0
+    shown = run("feeds", "show", "messages_email_open", **own).stdout
+    assert "user_id_int64 int64, from user_id" in shown
+
+
+def test_schemas_are_listed_shown_and_compared(run):
+    event = "users.messages.sms.InboundReceive"
+    listed = run("schemas", "list", event)
+    assert listed.returncode == 0
+    assert len(listed.stdout.splitlines()) == 5
+    assert "2021-08-12" in listed.stdout
+    compared = run("schemas", "diff", event, "1", "2").stdout
+    assert "+ campaign_id added (null or string)" in compared
+    assert "~ subscription_group_id made optional" in compared
+    assert "~ subscription_group_id default changed: none to null" in compared
+    assert "\x1b[" not in compared
+    coloured = run("schemas", "diff", event, "1", "2", FORCE_COLOR="1").stdout
+    assert "\x1b[32m+ campaign_id" in coloured
+    assert "version 4" in run("schemas", "show", event).stdout.splitlines()[0]
+    older = run("schemas", "show", event, "--on", "2021-09-01").stdout
+    assert "version 2" in older.splitlines()[0]
+    plain = json.loads(run("schemas", "show", event, "--version", "1", "--json").stdout)
+    assert plain["name"] == f"dataexport.S3.inner.{event}"
+    print_ = schemas.versions(event)[2].writer.fingerprint
+    (found,) = json.loads(
+        run("schemas", "list", "--fingerprint", print_, "--json").stdout
+    )
+    assert (found["event_type"], found["number"]) == (event, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["schemas", "show", "users.X"], "no schema of 'users.X' is known"),
+        (["schemas", "diff", OPEN, "1", "99"], f"{OPEN} has no version 99; it has 1,"),
+        (["schemas", "list", "--on", "soon"], "'soon': Invalid isoformat string"),
+        (["schemas", "learn", "x.avro"], "schemas.urls names no folder of yours"),
+    ],
+)
+def test_what_the_registry_has_not_is_wrong_use(run, arguments, message):
+    ended = run(*arguments)
+    assert ended.returncode == 2
+    assert message in ended.stderr
+
+
+def test_a_feed_that_is_not_there_is_said(run, source):
+    put(source, 1, "a")
+    for command in ("show", "upgrade", "refill"):
+        ended = run("feeds", command, "no_such")
+        assert ended.returncode == 1
+        assert "there is no object no_such among the feeds" in ended.stderr
