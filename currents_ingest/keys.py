@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -131,6 +132,7 @@ def _value(segments: list[str], name: str) -> str:
     raise ForeignKeyError(f"the key has no {name} segment")
 
 
+@lru_cache(4096)
 def _hour(text: str) -> datetime:
     try:
         return datetime.strptime(text, _HOUR).replace(tzinfo=UTC)

@@ -154,10 +154,10 @@ class Store:
         """Read the first bytes of many objects at once; as ``read`` in all else.
 
         Args:
-            objects: Not empty ones, as listed.
+            objects: As listed.
             size: How many bytes of each, fewer where there are fewer.
         """
-        return _awaited(self._heads(objects, size))
+        return _awaited(self._read(objects, size))
 
     def gather(self, keys: Sequence[str]) -> list[bytes]:
         """Read many objects at once; raises for the first that cannot be read."""
@@ -276,33 +276,23 @@ class Store:
             yield [StoredObject(**one) for one in page]
 
     async def _read(
-        self, objects: Sequence[StoredObject]
+        self, objects: Sequence[StoredObject], most: int | None = None
     ) -> list[bytes | CurrentsError]:
         async def one(position: int) -> bytes:
             listed = objects[position]
             options: GetOptions = {"if_match": listed.etag} if listed.etag else {}
+            wanted = listed.size if most is None else min(most, listed.size)
+            if wanted < listed.size:
+                options["range"] = (0, wanted)
             found = await obstore.get_async(
                 self._store, listed.key, options=options or None
             )
             if found.meta["size"] != listed.size:
                 raise ChangedError(listed.key)
             body = bytes(await found.bytes_async())
-            if len(body) != listed.size:
-                raise OSError(f"{len(body)} of {listed.size} bytes came")
+            if len(body) != wanted:
+                raise OSError(f"{len(body)} of {wanted} bytes came")
             return body
-
-        return await self._limited([listed.key for listed in objects], one)
-
-    async def _heads(
-        self, objects: Sequence[StoredObject], size: int
-    ) -> list[bytes | CurrentsError]:
-        async def one(position: int) -> bytes:
-            listed = objects[position]
-            options: GetOptions = {"range": (0, min(size, listed.size))}
-            if listed.etag:
-                options["if_match"] = listed.etag
-            found = await obstore.get_async(self._store, listed.key, options=options)
-            return bytes(await found.bytes_async())
 
         return await self._limited([listed.key for listed in objects], one)
 
@@ -322,7 +312,7 @@ class Store:
         async def one(position: int) -> bytes | CurrentsError:
             async with free:
                 try:
-                    return await _retrying_async()(read, position)
+                    return await _first_or_repeated(read, position)
                 except CurrentsError as error:
                     return error
                 except (oe.BaseError, OSError) as error:
@@ -386,6 +376,18 @@ def _worth_repeating(error: BaseException) -> bool:
     return isinstance(error, oe.BaseError | OSError) and not isinstance(error, _FINAL)
 
 
+async def _first_or_repeated(
+    read: Callable[[int], Coroutine[Any, Any, bytes]], position: int
+) -> bytes:
+    """Try once without tenacity, which takes more time than the request itself."""
+    try:
+        return await read(position)
+    except Exception as error:
+        if not _worth_repeating(error):
+            raise
+    return await AsyncRetrying(**_policy())(read, position)
+
+
 def _policy() -> dict[str, Any]:
     return {
         "retry": retry_if_exception(_worth_repeating),
@@ -397,10 +399,6 @@ def _policy() -> dict[str, Any]:
 
 def _retrying() -> Retrying:
     return Retrying(**_policy())
-
-
-def _retrying_async() -> AsyncRetrying:
-    return AsyncRetrying(**_policy())
 
 
 def _listed(meta: Any) -> StoredObject:

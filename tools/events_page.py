@@ -8,11 +8,14 @@ from __future__ import annotations
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from currents_ingest import schemas
 from currents_ingest.compatibility import changes, describe
 from currents_ingest.contracts import feed_name
-from currents_ingest.schemas import SchemaVersion
+
+if TYPE_CHECKING:
+    from currents_ingest.schemas import SchemaVersion
 
 PAGE = Path(__file__).parents[1] / "docs" / "events.md"
 _HEAD = """\
