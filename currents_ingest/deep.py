@@ -128,7 +128,8 @@ class _Counts:
 class Checks:
     """The checks of a whole run; memory is bounded, ids go to a temporary folder."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._wanted: list[tuple[Key, StoredObject]] = []
         self._counts: dict[Key, _Counts] = {}
         self._ids = _Ids()
@@ -149,7 +150,12 @@ class Checks:
             trouble: Told of each file that is damaged: event type, reason, URL.
             unread: Told of each that the store did not give, likewise.
         """
-        for part in _parts(self._wanted):
+        for at, stored in self._wanted:
+            if stored.size > self._max_bytes:
+                reason = reading.too_large(stored.size, self._max_bytes)
+                trouble(at[0], reason, f"{store.url}/{stored.key}")
+        fitting = [one for one in self._wanted if one[1].size <= self._max_bytes]
+        for part in _parts(fitting):
             bodies = store.read([stored for _, stored in part])
             groups: dict[Key, list[_Whole]] = {}
             for (at, stored), body in zip(part, bodies, strict=True):

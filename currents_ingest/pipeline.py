@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from currents_ingest.batch import Done
-    from currents_ingest.config import Settings
+    from currents_ingest.config import Limits, Settings
     from currents_ingest.discover import Found
     from currents_ingest.lease import Lease
     from currents_ingest.ledger import Ledger
@@ -47,9 +47,9 @@ _EXPANSION = 10
 docs/performance.md."""
 
 
-def max_bytes_in_work(settings: Settings) -> int:
+def max_bytes_in_work(limits: Limits) -> int:
     """Return how many bytes of files may be in work under limits.memory."""
-    return max(0, settings.limits.memory - _BASE_MEMORY) // _EXPANSION
+    return max(0, limits.memory - _BASE_MEMORY) // _EXPANSION
 
 
 class Budget:
@@ -132,7 +132,7 @@ class Run:
             LeaseLostError: We may not be alone any more.
         """
         incoming = iter(found)
-        budget = Budget(max_bytes_in_work(self.settings))
+        budget = Budget(max_bytes_in_work(self.settings.limits))
         with ThreadPoolExecutor(WORKERS, thread_name_prefix="batch") as pool:
             try:
                 since, ready = time.monotonic(), 0

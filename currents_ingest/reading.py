@@ -162,7 +162,7 @@ def _fetch(job: Job, source: Store) -> _Sorting:
     fitting = [file for file in job.files if file.listed.size <= job.max_bytes]
     for file in job.files:
         if file.listed.size > job.max_bytes:
-            files.put_aside(file, _too_large(file, job.max_bytes))
+            files.put_aside(file, too_large(file.listed.size, job.max_bytes))
     bodies = source.read([file.listed for file in fitting])
     for file, body in zip(fitting, bodies, strict=True):
         if isinstance(body, bytes):
@@ -360,8 +360,9 @@ def _empty(contract: Contract) -> tuple[pl.DataFrame, pl.DataFrame]:
     return pl.DataFrame(schema=types), pl.DataFrame(schema=rejects)
 
 
-def _too_large(file: SourceFile, limit: int) -> str:
+def too_large(size: int, limit: int) -> str:
+    """Say why a file is not read."""
     return (
-        f"the file has {file.listed.size:,} bytes, and limits.memory leaves room for "
+        f"the file has {size:,} bytes, and limits.memory leaves room for "
         f"{limit:,} at once; raise limits.memory and retry"
     )

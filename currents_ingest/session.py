@@ -48,7 +48,7 @@ class Session:
     @property
     def max_bytes(self) -> int:
         """Return how many bytes of files may be in work at once."""
-        return max_bytes_in_work(self.settings)
+        return max_bytes_in_work(self.settings.limits)
 
     def run(self, attempt: int, stop: Callable[[], bool]) -> Run:
         """Return a run over new files; *attempt* counts how often it planned anew."""

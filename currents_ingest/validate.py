@@ -16,7 +16,7 @@ from currents_ingest import keys
 from currents_ingest.avro import EMPTY, MAX_SCHEMA, read_head
 from currents_ingest.backends import local_path
 from currents_ingest.compatibility import Comparison, Verdict, judge
-from currents_ingest.config import Schemas
+from currents_ingest.config import Limits, Schemas
 from currents_ingest.contracts import feed_name, raw_contract
 from currents_ingest.deep import Checks, DataReport
 from currents_ingest.errors import (
@@ -25,6 +25,7 @@ from currents_ingest.errors import (
     HeaderCutError,
 )
 from currents_ingest.ledger import Ledger
+from currents_ingest.pipeline import max_bytes_in_work
 from currents_ingest.registry import event_type_of, open_registry
 from currents_ingest.store import Store, place
 
@@ -141,9 +142,11 @@ def validate(
         open_registry(settings.schemas if settings else Schemas()), _pinned(settings)
     )
     tally = _Tally(sample)
-    with closing(Checks()) if deep else closing(_NoChecks()) as checks:
+    limits = settings.limits if settings else Limits()
+    checks = Checks(max_bytes_in_work(limits)) if deep else _NoChecks()
+    with closing(checks):
         for url in chosen:
-            store, key = place(url, concurrency=_concurrency(settings))
+            store, key = place(url, concurrency=limits.concurrency)
             for page in _pages(store, key):
                 files = tally.chosen(store, page)
                 for file, head in _heads(store, files, tally):
@@ -391,10 +394,6 @@ def _pages(store: Store, key: str | None) -> Iterator[list[StoredObject]]:
         return store.scan()
     found = store.stat(key)
     return iter([[found]] if found else [])
-
-
-def _concurrency(settings: Settings | None) -> int:
-    return settings.limits.concurrency if settings else 128
 
 
 def _pinned(settings: Settings | None) -> dict[str, Contract]:

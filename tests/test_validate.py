@@ -252,6 +252,31 @@ def test_only_the_head_is_read_unless_deep(s3):
     assert "is cut: 1 bytes of the file are missing" in found.reason
 
 
+def test_deep_reads_no_file_that_memory_has_no_room_for(source, monkeypatch):
+    monkeypatch.setattr("currents_ingest.validate.max_bytes_in_work", lambda _: 600)
+    put(source, record(), key(offset=1))
+    put(source, record(), key(offset=2), count=100)
+    report = validate(None, [source.url], deep=True)
+    assert report.schemas[0].data.rows == 1
+    (found,) = report.troubles
+    assert "and limits.memory leaves room for 600 at once" in found.reason
+
+
+def test_what_is_kept_does_not_grow_with_ever_new_schemas_and_troubles(
+    source, monkeypatch
+):
+    monkeypatch.setattr("currents_ingest.validate._MOST", 3)
+    for n in range(10):
+        put(source, record(**{f"f{n}": "int"}), key(offset=n), f=1, **{f"f{n}": 1})
+        source.put(key(offset=100 + n), by_hand(record("x" * (n + 1)), b"", 0))
+    report = validate(None, [source.url])
+    assert len(report.schemas) == 3
+    assert len(report.troubles) == 4
+    assert sum(one.files for one in (*report.schemas, *report.troubles)) == 20
+    (rest,) = [one for one in report.troubles if not one.event_type]
+    assert rest.reason.startswith("one of more than 10,000 different")
+
+
 def test_a_sample_looks_at_some_of_each_and_says_what_it_did_not_look_at(source):
     schema = shipped()
     for day in (14, 15):
