@@ -205,7 +205,7 @@ def read(schema: Json) -> WriterSchema:
         raise CorruptObjectError("the schema in the header is not that of a record")
     parsed = parse_schema(schema, _force=True, _write_hint=False)
     canonical = to_parsing_canonical_form(schema)
-    form = json.loads(canonical)
+    form = json.loads(canonical.encode())  # escapes may stand for what is no text
     if _has_empty_items(form):
         raise CorruptObjectError(
             "the schema has an array of values that take no bytes, so its length "

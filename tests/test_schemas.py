@@ -129,7 +129,17 @@ def test_the_record_name_must_end_in_the_event_type():
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"[]", b"{}", b'{"type":"record"}', b"\xff", b"nul"]
+    "text",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"type":"record"}',
+        b"\xff",
+        b"nul",
+        rb'{"type":"record","name":"\ud800","fields":[]}',
+        rb'{"type":"record","name":"R","fields":[{"name":"^a$","type":"int"}]}',
+    ],
 )
 def test_what_is_no_schema_is_corrupt(text):
     with pytest.raises(CorruptObjectError):
