@@ -1,0 +1,604 @@
+"""Verdicts, held against what fastavro does with the same schemas and data."""
+
+from __future__ import annotations
+
+import io
+import json
+from itertools import permutations
+from pathlib import Path
+
+import fastavro
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from currents_ingest import schemas
+from currents_ingest.compatibility import (
+    Comparison,
+    Verdict,
+    changes,
+    compare,
+    judge,
+)
+from currents_ingest.contracts import AVRO_TYPES, raw_contract
+from currents_ingest.errors import CorruptObjectError
+from currents_ingest.resolution import reads
+from tests.avro_files import OPEN, record
+
+FACTS = Path(__file__).parents[2] / "shared" / "currents" / "writer_schemas.json"
+PLAIN = {"string": "x", "int": 7, "long": 2**40, "float": 0.5, "double": 0.1}
+PLAIN |= {"boolean": True, "null": None, "bytes": b"x"}
+
+
+def read(schema):
+    return schemas.read(json.loads(json.dumps(schema)))
+
+
+def fastavro_reads(writer, reader, rows):
+    """Read rows as another schema; None if fastavro refuses one."""
+    parsed = fastavro.parse_schema(json.loads(json.dumps(writer)))
+    wanted = fastavro.parse_schema(json.loads(json.dumps(reader)))
+    found = []
+    for row in rows:
+        out = io.BytesIO()
+        fastavro.schemaless_writer(out, parsed, row)
+        out.seek(0)
+        try:
+            found.append(fastavro.schemaless_reader(out, parsed, wanted))
+        except fastavro.read.SchemaResolutionError:
+            return None
+    return found
+
+
+def samples(kind):  # noqa: PLR0911 (one for each kind)
+    """Return values of a type that between them take every branch and symbol."""
+    if isinstance(kind, list):
+        return [value for branch in kind for value in samples(branch)]
+    if isinstance(kind, str):
+        return [PLAIN[kind]]
+    match kind["type"]:
+        case "array":
+            return [samples(kind["items"])]
+        case "map":
+            return [{str(n): v for n, v in enumerate(samples(kind["values"]))}]
+        case "enum":
+            return list(kind["symbols"])
+        case "fixed":
+            return [bytes(kind["size"])]
+        case "record":
+            columns = {f["name"]: samples(f["type"]) for f in kind["fields"]}
+            most = max(map(len, columns.values()), default=1)
+            return [
+                {name: found[min(n, len(found) - 1)] for name, found in columns.items()}
+                for n in range(most)
+            ]
+    return samples(kind["type"])
+
+
+# Avro's rules
+
+
+def rec(*fields, name="R"):
+    return {
+        "type": "record",
+        "name": name,
+        "fields": [
+            dict(zip(("name", "type", "default"), field, strict=False))
+            for field in fields
+        ],
+    }
+
+
+def enum(*symbols, **more):
+    return {"type": "enum", "name": "E", "symbols": list(symbols), **more}
+
+
+def fixed(size):
+    return {"type": "fixed", "name": "F", "size": size}
+
+
+def array(items):
+    return {"type": "array", "items": items}
+
+
+def mapped(values):
+    return {"type": "map", "values": values}
+
+
+def inner(*fields):
+    return rec(("a", rec(*fields, name="I")))
+
+
+TABLE = [
+    *((kind, kind, True) for kind in PLAIN),
+    ("int", "long", True),
+    ("int", "float", True),
+    ("int", "double", True),
+    ("long", "float", True),
+    ("long", "double", True),
+    ("float", "double", True),
+    ("string", "bytes", True),
+    ("bytes", "string", True),
+    ("long", "int", False),
+    ("float", "long", False),
+    ("double", "float", False),
+    ("string", "int", False),
+    ("int", "string", False),
+    ("boolean", "int", False),
+    ("string", ["null", "string"], True),
+    ("int", ["null", "double"], True),
+    (["null", "string"], "string", False),
+    (["null", "int"], ["null", "long"], True),
+    (["null", "int"], ["int", "null"], True),
+    (["null", "int"], ["null", "string"], False),
+    (["int", "long"], "long", True),
+    (["int", "string"], "long", False),
+    (array("int"), array("long"), True),
+    (array("int"), array("string"), False),
+    (array(["null", "string"]), array("string"), False),
+    (array("string"), array(["null", "string"]), True),
+    (array("string"), mapped("string"), False),
+    (mapped("int"), mapped("double"), True),
+    (mapped("int"), mapped("boolean"), False),
+    (enum("A"), enum("A", "B"), True),
+    (enum("A", "B"), enum("A"), False),
+    (enum("A", "B"), enum("A", default="A"), True),
+    (enum("A"), "string", False),
+    (fixed(4), fixed(4), True),
+    (fixed(4), fixed(5), False),
+    (rec(("a", "int")), rec(("a", "int"), name="S"), False),
+    (rec(("a", "int")), rec(("b", "int"), ("a", "int")), False),
+    (rec(("a", "int")), rec(("b", "int", 1), ("a", "int")), True),
+    (rec(("a", "int"), ("b", "int")), rec(("b", "long"), ("a", "int")), True),
+    (rec(("a", "int"), ("b", "int")), rec(("b", "long")), True),
+    (
+        rec(("a", rec(("b", "int"), name="I"))),
+        rec(("a", rec(("c", "int", 0), name="I"))),
+        True,
+    ),
+    (
+        rec(("a", rec(("b", "int"), name="I"))),
+        rec(("a", rec(("c", "int"), name="I"))),
+        False,
+    ),
+]
+
+
+@pytest.mark.parametrize(("writer", "reader", "result"), TABLE)
+def test_one_type_reads_as_another_as_avro_says(writer, reader, result):
+    outer = [rec(("x", kind), name="Outer") for kind in (writer, reader)]
+    assert reads(*(read(one).form for one in outer)) is result
+    rows = samples(outer[0])
+    assert (fastavro_reads(*outer, rows) is not None) is result
+
+
+def test_types_that_hold_themselves_are_read_to_the_end():
+    def tree(kind, *more):
+        return rec(("v", kind), ("next", ["null", "R"]), *more)
+
+    forms = [read(one).form for one in (tree("int"), tree("long"), tree("string"))]
+    assert reads(forms[0], forms[1])
+    assert not reads(forms[0], forms[2])
+    assert not reads(forms[0], read(tree("int", ("x", "int"))).form)
+
+
+def test_a_reader_may_know_a_field_by_another_name():
+    reader = rec(("b", "long"))
+    reader["fields"][0]["aliases"] = ["a"]
+    writer = rec(("a", "int"))
+    assert reads(read(writer).form, read(reader).form)
+    assert fastavro_reads(writer, reader, [{"a": 1}]) == [{"b": 1}]
+
+
+@st.composite
+def kinds(draw, depth=2):
+    leaf = st.sampled_from([*PLAIN]) | st.lists(
+        st.sampled_from("ABC"), min_size=1, unique=True
+    ).map(lambda s: enum(*s))
+    leaf |= st.integers(1, 3).map(fixed)
+    if not depth:
+        return draw(st.sampled_from(list(PLAIN)))
+    inner = kinds(depth=depth - 1)
+    union = st.lists(st.sampled_from([*PLAIN]), min_size=1, max_size=3, unique=True)
+    return draw(
+        st.one_of(
+            leaf,
+            st.sampled_from(["string", "int", "long"]).map(lambda k: ["null", k]),
+            union,
+            inner.filter(lambda k: k != "null").map(array),
+            inner.map(mapped),
+            st.lists(inner, min_size=1, max_size=2).map(
+                lambda found: rec(
+                    *((f"i{n}", kind) for n, kind in enumerate(found)), name="Inner"
+                )
+            ),
+        )
+    )
+
+
+def once_each(kind):
+    """Tell whether no named type is in a schema twice, which Avro does not allow."""
+    found = json.dumps(kind)
+    return all(found.count(f'"name": "{n}"') <= 1 for n in ("E", "F", "Inner"))
+
+
+@st.composite
+def pairs(draw):
+    """A writer and a reader that are often alike."""
+    names = draw(st.lists(st.sampled_from("abcd"), min_size=1, max_size=4, unique=True))
+    writer = [(name, draw(kinds())) for name in names]
+    reader = []
+    for name, kind in writer:
+        step = draw(st.sampled_from(["same", "same", "same", "other", "wider", "drop"]))
+        if step == "same":
+            reader.append((name, kind))
+        elif step == "other":
+            reader.append((name, draw(kinds())))
+        elif step == "wider" and isinstance(kind, str) and kind != "null":
+            reader.append((name, ["null", kind]))
+    if draw(st.booleans()):
+        reader.append(draw(st.sampled_from([("new", "int", 1), ("new", "int")])))
+    pair = rec(*writer), rec(*draw(st.permutations(reader)))
+    for schema in pair:
+        assume(once_each(schema))
+        try:
+            read(schema)
+        except CorruptObjectError:  # an array of nulls, say
+            assume(False)
+    return pair
+
+
+@given(pairs())
+@settings(deadline=None, max_examples=400)
+def test_reads_is_what_fastavro_does(pair):
+    writer, reader = pair
+    result = reads(read(writer).form, read(reader).form)
+    assert (fastavro_reads(writer, reader, samples(writer)) is not None) is result
+
+
+def test_both_outcomes_are_frequent_in_those_pairs():
+    found = []
+
+    @given(pairs())
+    @settings(deadline=None, max_examples=200, database=None)
+    def note(pair):
+        found.append(reads(*(read(one).form for one in pair)))
+
+    note()
+    assert 0.1 < sum(found) / len(found) < 0.9
+
+
+# Every schema that Braze ever wrote
+
+
+def written(version):
+    root = schemas.schemas_root() / version.event_type
+    return json.loads((root / f"{version.number:03}.avsc").read_text())
+
+
+def shipped_histories():
+    return {e: [written(v) for v in vs] for e, vs in schemas.known().items()}
+
+
+def historical():
+    found: dict = {}
+    for one in json.loads(FACTS.read_text()):
+        found.setdefault(one["event_type"], []).append(one["schema"])
+    return found
+
+
+def ordered_pairs(histories):
+    for event_type, held in histories.items():
+        for writer, reader in permutations(held, 2):
+            yield event_type, writer, reader
+
+
+HISTORIES = [
+    pytest.param(
+        historical,
+        1024,
+        id="300 real schemas",
+        marks=pytest.mark.skipif(
+            not FACTS.exists(), reason="the facts are not part of the project"
+        ),
+    ),
+    pytest.param(shipped_histories, 1174, id="shipped, v11 and v12 among them"),
+]
+
+
+@pytest.mark.parametrize(("histories", "count"), HISTORIES)
+def test_every_version_reads_every_other_as_fastavro_does(histories, count):
+    seen = 0
+    for event_type, writer, reader in ordered_pairs(histories()):
+        nulls, full = two_rows(writer)
+        result = reads(read(writer).form, read(reader).form)
+        for rows in ([nulls], [nulls, full]):
+            did = fastavro_reads(writer, reader, rows) is not None
+            assert did is result, (event_type, writer, reader)
+        seen += 1
+    assert seen == count
+
+
+@pytest.mark.parametrize(("histories", "count"), HISTORIES)
+def test_the_verdict_on_every_pair_is_what_fastavro_does(histories, count):
+    seen = 0
+    for event_type, writer, reader in ordered_pairs(histories()):
+        check_verdict(event_type, writer, reader, two_rows(writer))
+        seen += 1
+    assert seen == count
+
+
+def two_rows(schema):
+    """Return a row with null in every nullable field, and a full one."""
+    nulls, full = {}, {}
+    for field in schema["fields"]:
+        values = samples(field["type"])
+        nulls[field["name"]] = None if None in values else values[-1]
+        full[field["name"]] = values[-1]
+    return nulls, full
+
+
+def as_reader(contract, writer):
+    """Return the Avro schema as which a contract reads a writer's rows."""
+    fields = []
+    written = {each["name"]: each["type"] for each in writer["fields"]}
+    for column in contract.own:
+        kind = AVRO_TYPES.get(column.type)
+        if column.type == "json":
+            kind = array("string")
+            for branch in _branches(written.get(column.source)):
+                kind = branch if isinstance(branch, dict) else kind
+        field = {"name": column.source, "type": ["null", kind]}
+        if column.name not in ("id", "time"):
+            field["default"] = None
+        fields.append(field)
+    return {"type": "record", "name": writer["name"], "fields": fields} | (
+        {"namespace": writer["namespace"]} if "namespace" in writer else {}
+    )
+
+
+def _branches(kind):
+    return kind if isinstance(kind, list) else [kind]
+
+
+def check_verdict(event_type, writer, other, rows):
+    contract = raw_contract(event_type, [read(other)])
+    mine = read(writer)
+    read_rows = fastavro_reads(writer, as_reader(contract, writer), rows)
+    for registered in ((), {mine.fingerprint}):
+        verdict = compare(mine, contract, registered).verdict
+        if read_rows is None:
+            assert verdict is Verdict.BREAKING
+        elif set(rows[0]) - set(read_rows[0]):
+            assert verdict is Verdict.ADDITIVE
+        else:
+            wanted = Verdict.KNOWN if registered else Verdict.COMPATIBLE
+            assert verdict is wanted
+
+
+FLAT = st.sampled_from(["string", "int", "long", "float", "double", "boolean"])
+FLAT |= FLAT.map(lambda kind: ["null", kind])
+FLAT |= st.sampled_from([array("string"), ["null", array(["null", "string"])]])
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdef"), FLAT, max_size=5),
+    st.dictionaries(st.sampled_from("abcdef"), FLAT, max_size=5),
+    st.sampled_from([{}, {"id": None}, {"time": "string"}, {"time": ["null", "long"]}]),
+    st.randoms(),
+)
+@settings(deadline=None, max_examples=300)
+def test_the_verdict_is_what_fastavro_does(mine, other, needed, rng):
+    fields = list((mine | needed).items())
+    rng.shuffle(fields)
+    writer = record(OPEN, **dict(fields))
+    check_verdict(OPEN, writer, record(OPEN, **other), two_rows(writer))
+
+
+# Cases
+
+
+def contract(**fields):
+    return raw_contract(OPEN, [read(record(**fields))])
+
+
+@pytest.mark.parametrize(
+    ("fields", "verdict", "differences"),
+    [
+        pytest.param({"a": "string"}, "compatible", (), id="the same fields"),
+        pytest.param({}, "compatible", (), id="a field is gone"),
+        pytest.param({"a": ["null", "string"]}, "compatible", (), id="optional now"),
+        pytest.param({"time": "long"}, "compatible", (), id="promoted"),
+        pytest.param(
+            {"id": ["null", "string"]}, "compatible", (), id="an id that may be null"
+        ),
+        pytest.param(
+            {"b": "int", "c": ["null", array("string")]},
+            "additive",
+            ("field b (int) is new", "field c (null or array) is new"),
+            id="new fields",
+        ),
+        pytest.param(
+            {"a": "int"},
+            "breaking",
+            ("field a is int and not string",),
+            id="another type",
+        ),
+        pytest.param(
+            {"a": array("string")},
+            "breaking",
+            ("field a is array and not string",),
+            id="text that became an array",
+        ),
+        pytest.param(
+            {"a": enum("A")},
+            "breaking",
+            ("field a is complex and not string",),
+            id="text that became an enum",
+        ),
+        pytest.param(
+            {"a": "bytes"},
+            "breaking",
+            ("field a is complex and not string",),
+            id="bytes are no text, whatever Avro says",
+        ),
+        pytest.param(
+            {"id": None, "time": "string", "a": "int", "b": "int"},
+            "breaking",
+            (
+                "field id is gone",
+                "field time is string and not int64",
+                "field a is int and not string",
+            ),
+            id="all at once",
+        ),
+    ],
+)
+def test_each_case_has_its_verdict_and_says_why(fields, verdict, differences):
+    found = compare(read(record(**fields)), contract(a="string"))
+    assert found == Comparison(Verdict(verdict), differences)
+
+
+def test_a_registered_schema_is_known_if_every_field_has_a_column():
+    writer = read(record(a="string"))
+    held = {writer.fingerprint}
+    assert compare(writer, contract(a="string"), held).verdict == "known"
+    assert compare(writer, contract(), held).verdict == "additive"
+    odd = read(record(_x="int", Time="int", ingested_at="int"))
+    assert compare(odd, contract(), {odd.fingerprint}).verdict == "known"
+    assert compare(odd, contract()).verdict == "additive"
+
+
+def test_verdicts_are_ordered_from_harmless_to_worst():
+    ordered = ["known", "compatible", "additive", "breaking"]
+    assert sorted(Verdict, key=lambda one: one.rank) == ordered
+
+
+def test_judging_says_what_changed_since_the_closest_schema():
+    old, near = read(record(a="string", b="int")), read(record(a="string"))
+    new = read(record(a=["null", "string"], c="int"))
+    held = raw_contract(OPEN, [old])
+    assert judge(new, held, [old, near]) == Comparison(
+        Verdict.ADDITIVE, ("field c (int) is new", "a made optional")
+    )
+    before = read(record(a=["null", "string"]))
+    assert judge(new, held, [old], [before]) == Comparison(
+        Verdict.ADDITIVE, ("c added (int)",)
+    )
+    assert judge(new, None, []) == Comparison(
+        Verdict.ADDITIVE, ("the event type is new",)
+    )
+    gone = read(record(id=None))
+    assert judge(gone, None, []) == Comparison(Verdict.BREAKING, ("field id is gone",))
+
+
+# Growing
+
+
+def test_a_contract_grows_by_columns_alone():
+    first = contract(n="int", s="string")
+    writer = read(record(n="string", s=["null", "string"], t=array("int"), _x="int"))
+    grown = first.grown([writer])
+    assert grown.version == 2
+    assert [(c.name, c.type, c.field) for c in grown.own] == [
+        ("id", "string", ""),
+        ("time", "int64", ""),
+        ("n", "int64", ""),
+        ("s", "string", ""),
+        ("n_string", "string", "n"),
+        ("t", "json", ""),
+    ]
+    assert grown.columns[-len(first.columns) + 4 :] == first.columns[4:]
+    assert compare(writer, first).verdict == "breaking"
+    assert compare(writer, grown).differences == ("field _x (int) is new",)
+    assert grown.grown([writer]) is grown
+    assert first.grown([read(record(n="long"))]) is first
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("abcd"), FLAT, max_size=4), max_size=4))
+@settings(deadline=None, max_examples=100)
+def test_a_grown_contract_takes_every_schema_and_keeps_every_column(history):
+    writers = [read(record(**fields)) for fields in history]
+    first = contract(a="int")
+    grown = first.grown(writers)
+    assert first.own == grown.own[: len(first.own)]
+    for writer in writers:
+        found = compare(writer, grown, {writer.fingerprint})
+        assert found == Comparison(Verdict.KNOWN, ())
+    fresh = raw_contract(OPEN, writers)
+    assert fresh.version == 1
+    for writer in writers:
+        assert compare(writer, fresh, {writer.fingerprint}).verdict == "known"
+
+
+# Changes
+
+
+def fields(**kinds):
+    return read(
+        {
+            "type": "record",
+            "name": "R",
+            "fields": [
+                {
+                    "name": name,
+                    **(
+                        kind
+                        if isinstance(kind, dict)
+                        and "type" in kind
+                        and kind["type"] != "array"
+                        else {"type": kind}
+                    ),
+                }
+                for name, kind in kinds.items()
+            ],
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ({"a": "int"}, {"a": "int"}, []),
+        ({"a": "int"}, {"a": "int", "b": "string"}, ["b added (string)"]),
+        ({"a": "int", "b": "int"}, {"a": "int"}, ["b removed (int)"]),
+        ({"a": "int"}, {"a": "long"}, ["a retyped: int to long"]),
+        ({"a": "int"}, {"a": ["null", "int"]}, ["a made optional"]),
+        ({"a": ["null", "int"]}, {"a": "int"}, ["a made required"]),
+        (
+            {"a": ["null", "int"]},
+            {"a": {"type": ["null", "int"], "default": None}},
+            ["a default changed: none to null"],
+        ),
+        (
+            {"a": "int", "b": "int", "c": "int", "d": "int"},
+            {"d": "int", "a": "int", "x": "int", "b": "int", "c": "int"},
+            ["x added (int)", "d reordered"],
+        ),
+        (
+            {"a": array("string")},
+            {"a": array("int")},
+            [f"a retyped: {json.dumps(array('string'))} to {json.dumps(array('int'))}"],
+        ),
+    ],
+)
+def test_what_changed_is_named_field_by_field(old, new, told):
+    assert list(map(str, changes(fields(**old), fields(**new)))) == told
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), unique=True), st.randoms())
+def test_the_fewest_fields_are_called_reordered(names, rng):
+    shuffled = list(names)
+    rng.shuffle(shuffled)
+    old, new = (fields(**dict.fromkeys(order, "int")) for order in (names, shuffled))
+    moved = {one.field for one in changes(old, new)}
+    rest = [name for name in shuffled if name not in moved]
+    assert rest == [name for name in names if name not in moved]
+    assert (moved == set()) == (names == shuffled)
+
+
+def test_braze_reordered_a_schema_in_v8_and_did_not_say_so():
+    event = "users.behaviors.pushnotification.TokenStateChange"
+    by_release = {v.currents_version: v for v in schemas.versions(event)}
+    found = changes(by_release["v5"].writer, by_release["v8"].writer)
+    assert {one.kind for one in found} == {"reordered"}
