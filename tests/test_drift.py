@@ -20,6 +20,7 @@ from currents_ingest import api, config, feeds, registry, schemas
 from currents_ingest.compatibility import changes
 from currents_ingest.contracts import ADDED, feed_name
 from currents_ingest.errors import NotThereError
+from currents_ingest.ledger import Ledger
 from currents_ingest.status import status
 from currents_ingest.store import Store
 from currents_ingest.verify import verify
@@ -59,6 +60,9 @@ class Place:
         name = key(**about)
         self.source.put(name, container(schema, rows))
         return name
+
+    def look(self):
+        return Ledger.look(Store.open(self.settings.feeds.url), Path(":memory:"))
 
     def poll(self):
         return api.poll(self.settings)
@@ -323,6 +327,9 @@ def test_upgrades_at_the_same_time_make_one_version(place):
     assert [one.after for one in found] == [2] * 4
     assert feeds.show(at.settings, FEED).contract.version == 2
     assert sum(bool(one.columns) for one in found) >= 1
+    entries = status(at.settings).entries
+    assert feeds.upgrade(at.settings, FEED).columns == ()
+    assert status(at.settings).entries == entries
     assert verify(at.settings).differences == ()
 
 
@@ -387,6 +394,20 @@ def test_verify_finds_a_refill_that_was_changed(place):
     path.unlink()
     (found,) = verify(at.settings).differences
     assert found.what == "is missing"
+
+
+def test_verify_finds_what_was_refilled_twice(place, monkeypatch):
+    at = place(record())
+    at.put(record(extra="int"), [ROW | {"extra": 1}])
+    at.poll()
+    at.learn(key())
+    feeds.upgrade(at.settings, FEED)
+    (source,) = feeds._sources(at.look(), feeds.show(at.settings, FEED).contract)  # noqa: SLF001
+    monkeypatch.setattr("currents_ingest.feeds._sources", lambda *_: [source])
+    for _ in range(2):
+        feeds.refill(at.settings, FEED)
+    (found,) = verify(at.settings).differences
+    assert (found.about, found.what) == (source, "was refilled twice for version 2")
 
 
 def test_what_has_not_published_cannot_grow_or_be_refilled(place):
