@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from currents_ingest import avro
-from currents_ingest.errors import CorruptObjectError
+from currents_ingest import avro, schemas
+from currents_ingest.errors import CorruptObjectError, HeaderCutError
 from tests.avro_files import SYNC, by_hand, container, encoded, number, record
 
 SCHEMA = record(
@@ -288,3 +288,45 @@ def test_a_mutated_file_decodes_or_is_corrupt_and_nothing_else(data):
     else:
         assert isinstance(frame, pl.DataFrame)
         assert frame.height == walked.rows
+
+
+# The head alone
+
+
+def test_a_head_is_read_from_any_prefix_that_holds_it():
+    body = container(record(), [{"id": "a", "time": 1}] * 3, codec="deflate")
+    whole = avro.read_head(body)
+    assert (whole.codec, whole.schema) == ("deflate", schemas.read(record()))
+    length = body.index(SYNC) + len(SYNC)
+    for size in range(len(body)):
+        if size >= length:
+            assert avro.read_head(body[:size]) == whole
+        elif size >= 4:
+            with pytest.raises(HeaderCutError):
+                avro.read_head(body[:size])
+        else:
+            with pytest.raises(CorruptObjectError):
+                avro.read_head(body[:size])
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=300)
+def test_a_damaged_head_is_read_or_refused_and_nothing_else(data):
+    body = bytearray(container(record(a=["null", "string"]), [{"id": "a", "time": 1}]))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(body) - 1))
+        kind = data.draw(st.sampled_from(["flip", "cut", "insert", "delete"]))
+        if kind == "flip":
+            body[at] ^= data.draw(st.integers(1, 255))
+        elif kind == "cut":
+            del body[at + 1 :]
+        elif kind == "insert":
+            body[at:at] = data.draw(st.binary(min_size=1, max_size=9))
+        elif len(body) > 1:
+            del body[at]
+    try:
+        head = avro.read_head(bytes(body))
+    except CorruptObjectError as error:
+        assert str(error)
+    else:
+        assert head.schema.fields is not None
