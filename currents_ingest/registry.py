@@ -62,18 +62,19 @@ def open_registry(settings: Schemas) -> Registry:
     return Registry(own, settings.shipped)
 
 
-def learn(registry: Registry, url: str, target: str, day: date) -> Learned:
+def learn(registry: Registry, url: str, target: str | None, day: date) -> Learned:
     """Add the schema of a Currents file, or of an ``.avsc`` file, to a folder.
 
     Args:
         registry: What is known.
         url: The file.
-        target: Folder to write to.
+        target: Folder to write to; None if the user has none.
         day: When it was first seen, where its key does not say.
 
     Raises:
         CorruptObjectError: The file holds no schema, or one of no event type.
         NotThereError: There is no such file.
+        SettingsError: The schema is new and there is no folder.
     """
     with located(url):
         store, key = place(url)
@@ -88,6 +89,9 @@ def learn(registry: Registry, url: str, target: str, day: date) -> Learned:
     for version in registry.versions(event_type):
         if version.writer.fingerprint == writer.fingerprint:
             return Learned(version, None)
+    if target is None:
+        problem = "schemas.urls names no folder of yours; set it, or say --to FOLDER"
+        raise SettingsError((problem,))
     release, seen = _origin(f"{store.url}/{key}")
     held = registry.versions(event_type)
     body = _file(text, release, seen or day.isoformat())

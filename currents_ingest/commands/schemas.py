@@ -15,6 +15,7 @@ from currents_ingest.commands.shared import (
     checked,
     config_path,
     day,
+    settings_if_any,
 )
 from currents_ingest.errors import SettingsError
 from currents_ingest.output import out, print_json, table_of
@@ -126,7 +127,11 @@ def diff(
 @app.command()
 def learn(
     file: Annotated[
-        str, typer.Argument(help="A Currents file or a schema (.avsc): path or URL.")
+        str,
+        typer.Argument(
+            help="A Currents file or a schema (.avsc): path, URL, or the key of a "
+            "file as `status` shows it."
+        ),
     ],
     to: Annotated[
         str | None,
@@ -141,12 +146,9 @@ def learn(
 
     settings = config_.read_schemas(config_path(config))
     target = to or next(iter(settings.urls), None)
-    if target is None:
-        raise SettingsError(
-            ("schemas.urls names no folder of yours; set it, or say --to FOLDER",)
-        )
     registry = registry_.open_registry(settings)
-    learned = registry_.learn(registry, file, target, datetime.now(UTC).date())
+    today = datetime.now(UTC).date()
+    learned = registry_.learn(registry, _url(file, config), target, today)
     version = learned.version
     if json_:
         print_json(_as_json(version) | {"written": learned.written})
@@ -157,6 +159,16 @@ def learn(
             out.print(f"add {target} to schemas.urls, so that it is found")
     else:
         out.print(f"known already: {version.event_type} version {version.number}")
+
+
+def _url(file: str, config: Path | None) -> str:
+    """Take what is no path here for a key below source.url."""
+    from currents_ingest.backends import local_path
+
+    path = local_path(file)
+    if path is None or path.exists() or (settings := settings_if_any(config)) is None:
+        return file
+    return f"{settings.source.url.rstrip('/')}/{file}"
 
 
 def _registry(config: Path | None) -> Registry:
