@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from currents_ingest.avro import Head
     from currents_ingest.config import Settings
     from currents_ingest.contracts import Contract
-    from currents_ingest.deep import Tell
     from currents_ingest.keys import CurrentsKey
     from currents_ingest.schemas import Registry, WriterSchema
     from currents_ingest.store import StoredObject
@@ -143,15 +142,14 @@ def validate(
     )
     tally = _Tally(sample)
     limits = settings.limits if settings else Limits()
-    checks = Checks(max_bytes_in_work(limits)) if deep else _NoChecks()
-    with closing(checks):
+    with closing(Checks(max_bytes_in_work(limits))) as checks:
         for url in chosen:
             store, key = place(url, concurrency=limits.concurrency)
             for page in _pages(store, key):
                 files = tally.chosen(store, page)
                 for file, head in _heads(store, files, tally):
                     group = tally.add(judged, file, head)
-                    if group:
+                    if group and deep:
                         checks.want(group.key, file.stored)
                 checks.read(store, tally.trouble, tally.unread)
                 seen(len(files))
@@ -303,7 +301,7 @@ class _Tally:
         """Count a file that the bucket did not give."""
         _count(self._unread, event_type, reason, url)
 
-    def report(self, places: tuple[str, ...], checks: Checks | _NoChecks) -> Report:
+    def report(self, places: tuple[str, ...], checks: Checks) -> Report:
         ordered = sorted(
             self._groups.values(), key=lambda one: (one.key[0], str(one.first))
         )
@@ -317,19 +315,6 @@ class _Tally:
             looked_at=self._looked_at,
             sample=self._sample,
         )
-
-
-class _NoChecks:
-    """Stands for the checks where only heads are read."""
-
-    def want(self, at: tuple[str, str], stored: StoredObject) -> None: ...
-
-    def read(self, store: Store, trouble: Tell, unread: Tell) -> None: ...
-
-    def reports(self) -> dict[tuple[str, str], DataReport]:
-        return {}
-
-    def close(self) -> None: ...
 
 
 def _heads(
