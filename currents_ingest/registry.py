@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from currents_ingest.config import Schemas
+    from currents_ingest.schemas import Json
 
 _FILE = re.compile(r"(?P<event_type>[^/]+)/(?P<number>\d{1,9})\.avsc")
 _RECORD_PREFIX = re.compile(r"dataexport\.[^.]+\.inner\.")
@@ -94,7 +95,12 @@ def learn(registry: Registry, url: str, target: str | None, day: date) -> Learne
         raise SettingsError((problem,))
     release, seen = _origin(f"{store.url}/{key}")
     held = registry.versions(event_type)
-    body = _file(text, release, seen or day.isoformat())
+    schema = json.loads(text)
+    body = schema_file(
+        schema,
+        schema.get("currents_version", release),
+        schema.get("first_seen", seen or day.isoformat()),
+    )
     folder = Store.open(target)
     for number in range(held[-1].number + 1 if held else 1, 10**9):
         name = f"{event_type}/{number:03}.avsc"
@@ -145,9 +151,8 @@ def _origin(path: str) -> tuple[str | None, str | None]:
     return key.release and f"v{key.release}", key.hour.date().isoformat()
 
 
-def _file(text: bytes, release: str | None, seen: str) -> bytes:
-    """Return a schema file: what is shipped looks the same."""
-    schema = json.loads(text)
+def schema_file(schema: Json, release: str | None, seen: str | None) -> bytes:
+    """Return a schema as it lies in a folder: a line a field, without documentation."""
     kept = {"name", "type", "default", "aliases"}
     fields = [
         {name: value for name, value in each.items() if name in kept}
@@ -156,8 +161,8 @@ def _file(text: bytes, release: str | None, seen: str) -> bytes:
     whole = {
         "type": "record",
         **{name: schema[name] for name in ("name", "namespace") if name in schema},
-        "currents_version": schema.get("currents_version", release),
-        "first_seen": schema.get("first_seen", seen),
+        "currents_version": release,
+        "first_seen": seen,
     }
     head = json.dumps(whole, indent=2)[:-2]
     lines = ",\n".join(f"    {json.dumps(each)}" for each in fields)

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from currents_ingest.registry import schema_file
 from currents_ingest.schemas import read
 
 ROOT = Path(__file__).parents[1] / "schemas"
@@ -28,7 +29,9 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     files = {
-        ROOT / event_type / f"{number:03}.avsc": text(version)
+        ROOT / event_type / f"{number:03}.avsc": schema_file(
+            version["schema"], version["version"], version["seen"]
+        ).decode()
         for event_type, versions in sorted(derive(arguments.facts).items())
         for number, version in enumerate(versions, 1)
     }
@@ -103,21 +106,6 @@ def append(history: list[Version], schema: Any, version: str | None, seen: str) 
     if read(schema).fingerprint in {read(one["schema"]).fingerprint for one in history}:
         return
     history.append({"schema": schema, "version": version, "seen": seen})
-
-
-def text(version: Version) -> str:
-    """Return a version as the text of its file."""
-    schema = version["schema"]
-    whole = {
-        "type": schema["type"],
-        "name": schema["name"],
-        "namespace": schema["namespace"],
-        "currents_version": version["version"],
-        "first_seen": version["seen"],
-    }
-    head = json.dumps(whole, indent=2)[:-2]
-    fields = ",\n".join(f"    {json.dumps(each)}" for each in schema["fields"])
-    return f'{head},\n  "fields": [\n{fields}\n  ]\n}}\n'
 
 
 def check(files: dict[Path, str]) -> int:
