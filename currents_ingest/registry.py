@@ -16,8 +16,9 @@ from currents_ingest.errors import (
     SettingsError,
     located,
 )
+from currents_ingest.places import place
 from currents_ingest.schemas import Registry, SchemaVersion
-from currents_ingest.store import Store, place
+from currents_ingest.store import Store
 
 if TYPE_CHECKING:
     from datetime import date

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 import obstore
 from obstore import exceptions as oe
@@ -28,7 +27,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from currents_ingest.backends import local_path, open_backend, pages_by_boto3
+from currents_ingest.backends import open_backend, pages_by_boto3
 from currents_ingest.errors import (
     AlreadyThereError,
     ChangedError,
@@ -151,13 +150,13 @@ class Store:
     def heads(
         self, objects: Sequence[StoredObject], size: int
     ) -> list[bytes | CurrentsError]:
-        """Read the first bytes of many objects at once; as ``read`` in all else.
+        """Read the first bytes of many objects at once, as they are now.
 
         Args:
-            objects: As listed.
+            objects: Not empty ones, as listed.
             size: How many bytes of each, fewer where there are fewer.
         """
-        return _awaited(self._read(objects, size))
+        return _awaited(self._heads(objects, size))
 
     def gather(self, keys: Sequence[str]) -> list[bytes]:
         """Read many objects at once; raises for the first that cannot be read."""
@@ -276,23 +275,32 @@ class Store:
             yield [StoredObject(**one) for one in page]
 
     async def _read(
-        self, objects: Sequence[StoredObject], most: int | None = None
+        self, objects: Sequence[StoredObject]
     ) -> list[bytes | CurrentsError]:
         async def one(position: int) -> bytes:
             listed = objects[position]
             options: GetOptions = {"if_match": listed.etag} if listed.etag else {}
-            wanted = listed.size if most is None else min(most, listed.size)
-            if wanted < listed.size:
-                options["range"] = (0, wanted)
             found = await obstore.get_async(
                 self._store, listed.key, options=options or None
             )
             if found.meta["size"] != listed.size:
                 raise ChangedError(listed.key)
             body = bytes(await found.bytes_async())
-            if len(body) != wanted:
-                raise OSError(f"{len(body)} of {wanted} bytes came")
+            if len(body) != listed.size:
+                raise OSError(f"{len(body)} of {listed.size} bytes came")
             return body
+
+        return await self._limited([listed.key for listed in objects], one)
+
+    async def _heads(
+        self, objects: Sequence[StoredObject], size: int
+    ) -> list[bytes | CurrentsError]:
+        async def one(position: int) -> bytes:
+            listed = objects[position]
+            end = min(size, listed.size)
+            return bytes(
+                await obstore.get_range_async(self._store, listed.key, start=0, end=end)
+            )
 
         return await self._limited([listed.key for listed in objects], one)
 
@@ -307,18 +315,21 @@ class Store:
         self, keys: Sequence[str], read: Callable[[int], Coroutine[Any, Any, bytes]]
     ) -> list[bytes | CurrentsError]:
         """Read all, so many at a time, each repeated as often as it may be."""
-        free = asyncio.Semaphore(self._concurrency)
+        found: list[bytes | CurrentsError] = [b""] * len(keys)
+        positions = iter(range(len(keys)))
 
-        async def one(position: int) -> bytes | CurrentsError:
-            async with free:
+        async def work() -> None:
+            for position in positions:
                 try:
-                    return await _first_or_repeated(read, position)
+                    found[position] = await _first_or_repeated(read, position)
                 except CurrentsError as error:
-                    return error
+                    found[position] = error
                 except (oe.BaseError, OSError) as error:
-                    return self._error("read", keys[position], error)
+                    found[position] = self._error("read", keys[position], error)
 
-        return await asyncio.gather(*map(one, range(len(keys))))
+        workers = min(self._concurrency, len(keys))
+        await asyncio.gather(*(work() for _ in range(workers)))
+        return found
 
     def _sync(self, action: str, key: str, call: Callable[[], T]) -> T:
         try:
@@ -334,32 +345,6 @@ class Store:
         if isinstance(error, oe.PreconditionError):
             return ChangedError(key)
         return StoreError(action, f"{self.url}/{key}", _first_line(error))
-
-
-def place(url: str, *, concurrency: int = 128) -> tuple[Store, str | None]:
-    """Open what a URL or path names: a folder, or an object in one.
-
-    Returns:
-        The folder, and the object's key in it or None.
-
-    Raises:
-        NotThereError: There is no such path. An empty folder of a bucket cannot be
-            told from one that is not there, so that is none.
-        StoreError: The URL cannot be understood or reached.
-    """
-    if (path := local_path(url)) is not None:
-        if not path.exists():
-            raise NotThereError(str(path))
-        if path.is_dir():
-            return Store.open(str(path), concurrency=concurrency), None
-        return Store.open(str(path.parent), concurrency=concurrency), path.name
-    above, _, name = url.rstrip("/").rpartition("/")
-    if not urlsplit(above).netloc or url.endswith("/"):  # a whole bucket, or a folder
-        return Store.open(url, concurrency=concurrency), None
-    store = Store.open(above, concurrency=concurrency)
-    if store.stat(name):
-        return store, name
-    return Store.open(url, concurrency=concurrency), None
 
 
 def _awaited(work: Coroutine[Any, Any, T]) -> T:

@@ -26,8 +26,9 @@ from currents_ingest.errors import (
 )
 from currents_ingest.ledger import Ledger
 from currents_ingest.pipeline import max_bytes_in_work
+from currents_ingest.places import place
 from currents_ingest.registry import event_type_of, open_registry
-from currents_ingest.store import Store, place
+from currents_ingest.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
