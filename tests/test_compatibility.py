@@ -9,7 +9,7 @@ from pathlib import Path
 
 import fastavro
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from currents_ingest import schemas
@@ -21,8 +21,6 @@ from currents_ingest.compatibility import (
     judge,
 )
 from currents_ingest.contracts import AVRO_TYPES, raw_contract
-from currents_ingest.errors import CorruptObjectError
-from currents_ingest.resolution import reads
 from tests.avro_files import OPEN, record
 
 FACTS = Path(__file__).parents[2] / "shared" / "currents" / "writer_schemas.json"
@@ -50,218 +48,17 @@ def fastavro_reads(writer, reader, rows):
     return found
 
 
-def samples(kind):  # noqa: PLR0911 (one for each kind)
-    """Return values of a type that between them take every branch and symbol."""
+def values(kind):
+    """Return a value of each branch of a type."""
     if isinstance(kind, list):
-        return [value for branch in kind for value in samples(branch)]
-    if isinstance(kind, str):
-        return [PLAIN[kind]]
-    match kind["type"]:
-        case "array":
-            return [samples(kind["items"])]
-        case "map":
-            return [{str(n): v for n, v in enumerate(samples(kind["values"]))}]
-        case "enum":
-            return list(kind["symbols"])
-        case "fixed":
-            return [bytes(kind["size"])]
-        case "record":
-            columns = {f["name"]: samples(f["type"]) for f in kind["fields"]}
-            most = max(map(len, columns.values()), default=1)
-            return [
-                {name: found[min(n, len(found) - 1)] for name, found in columns.items()}
-                for n in range(most)
-            ]
-    return samples(kind["type"])
-
-
-# Avro's rules
-
-
-def rec(*fields, name="R"):
-    return {
-        "type": "record",
-        "name": name,
-        "fields": [
-            dict(zip(("name", "type", "default"), field, strict=False))
-            for field in fields
-        ],
-    }
-
-
-def enum(*symbols, **more):
-    return {"type": "enum", "name": "E", "symbols": list(symbols), **more}
-
-
-def fixed(size):
-    return {"type": "fixed", "name": "F", "size": size}
+        return [value for branch in kind for value in values(branch)]
+    if isinstance(kind, dict):
+        return [values(kind["items"])]
+    return [PLAIN[kind]]
 
 
 def array(items):
     return {"type": "array", "items": items}
-
-
-def mapped(values):
-    return {"type": "map", "values": values}
-
-
-def inner(*fields):
-    return rec(("a", rec(*fields, name="I")))
-
-
-PROMOTED = {
-    ("int", "long"),
-    ("int", "float"),
-    ("int", "double"),
-    ("long", "float"),
-    ("long", "double"),
-    ("float", "double"),
-    ("string", "bytes"),
-    ("bytes", "string"),
-}
-TABLE = [
-    *((a, b, a == b or (a, b) in PROMOTED) for a in PLAIN for b in PLAIN),
-    ("string", ["null", "string"], True),
-    ("int", ["null", "double"], True),
-    (["null", "string"], "string", False),
-    (["null", "int"], ["null", "long"], True),
-    (["null", "int"], ["int", "null"], True),
-    (["null", "int"], ["null", "string"], False),
-    (["int", "long"], "long", True),
-    (["int", "string"], "long", False),
-    (array("int"), array("long"), True),
-    (array("int"), array("string"), False),
-    (array(["null", "string"]), array("string"), False),
-    (array("string"), array(["null", "string"]), True),
-    (array("string"), mapped("string"), False),
-    (mapped("int"), mapped("double"), True),
-    (mapped("int"), mapped("boolean"), False),
-    (enum("A"), enum("A", "B"), True),
-    (enum("A", "B"), enum("A"), False),
-    (enum("A", "B"), enum("A", default="A"), True),
-    (enum("A"), "string", False),
-    (fixed(4), fixed(4), True),
-    (fixed(4), fixed(5), False),
-    (rec(("a", "int")), rec(("a", "int"), name="S"), False),
-    (rec(("a", "int")), rec(("b", "int"), ("a", "int")), False),
-    (rec(("a", "int")), rec(("b", "int", 1), ("a", "int")), True),
-    (rec(("a", "int"), ("b", "int")), rec(("b", "long"), ("a", "int")), True),
-    (rec(("a", "int"), ("b", "int")), rec(("b", "long")), True),
-    (
-        rec(("a", rec(("b", "int"), name="I"))),
-        rec(("a", rec(("c", "int", 0), name="I"))),
-        True,
-    ),
-    (
-        rec(("a", rec(("b", "int"), name="I"))),
-        rec(("a", rec(("c", "int"), name="I"))),
-        False,
-    ),
-]
-
-
-@pytest.mark.parametrize(("writer", "reader", "result"), TABLE)
-def test_one_type_reads_as_another_as_avro_says(writer, reader, result):
-    outer = [rec(("x", kind), name="Outer") for kind in (writer, reader)]
-    assert reads(*(read(one).form for one in outer)) is result
-    rows = samples(outer[0])
-    assert (fastavro_reads(*outer, rows) is not None) is result
-
-
-def test_types_that_hold_themselves_are_read_to_the_end():
-    def tree(kind, *more):
-        return rec(("v", kind), ("next", ["null", "R"]), *more)
-
-    forms = [read(one).form for one in (tree("int"), tree("long"), tree("string"))]
-    assert reads(forms[0], forms[1])
-    assert not reads(forms[0], forms[2])
-    assert not reads(forms[0], read(tree("int", ("x", "int"))).form)
-
-
-def test_a_reader_may_know_a_field_by_another_name():
-    reader = rec(("b", "long"))
-    reader["fields"][0]["aliases"] = ["a"]
-    writer = rec(("a", "int"))
-    assert reads(read(writer).form, read(reader).form)
-    assert fastavro_reads(writer, reader, [{"a": 1}]) == [{"b": 1}]
-
-
-@st.composite
-def kinds(draw, depth=2):
-    leaf = st.sampled_from([*PLAIN]) | st.lists(
-        st.sampled_from("ABC"), min_size=1, unique=True
-    ).map(lambda s: enum(*s))
-    leaf |= st.integers(1, 3).map(fixed)
-    if not depth:
-        return draw(st.sampled_from(list(PLAIN)))
-    inner = kinds(depth=depth - 1)
-    union = st.lists(st.sampled_from([*PLAIN]), min_size=1, max_size=3, unique=True)
-    return draw(
-        st.one_of(
-            leaf,
-            st.sampled_from(["string", "int", "long"]).map(lambda k: ["null", k]),
-            union,
-            inner.filter(lambda k: k != "null").map(array),
-            inner.map(mapped),
-            st.lists(inner, min_size=1, max_size=2).map(
-                lambda found: rec(
-                    *((f"i{n}", kind) for n, kind in enumerate(found)), name="Inner"
-                )
-            ),
-        )
-    )
-
-
-def once_each(kind):
-    """Tell whether no named type is in a schema twice, which Avro does not allow."""
-    found = json.dumps(kind)
-    return all(found.count(f'"name": "{n}"') <= 1 for n in ("E", "F", "Inner"))
-
-
-@st.composite
-def pairs(draw):
-    """A writer and a reader that are often alike."""
-    names = draw(st.lists(st.sampled_from("abcd"), min_size=1, max_size=4, unique=True))
-    writer = [(name, draw(kinds())) for name in names]
-    reader = []
-    for name, kind in writer:
-        step = draw(st.sampled_from(["same", "same", "same", "other", "wider", "drop"]))
-        if step == "same":
-            reader.append((name, kind))
-        elif step == "other":
-            reader.append((name, draw(kinds())))
-        elif step == "wider" and isinstance(kind, str) and kind != "null":
-            reader.append((name, ["null", kind]))
-    if draw(st.booleans()):
-        reader.append(draw(st.sampled_from([("new", "int", 1), ("new", "int")])))
-    pair = rec(*writer), rec(*draw(st.permutations(reader)))
-    for schema in pair:
-        assume(once_each(schema))
-        try:
-            read(schema)
-        except CorruptObjectError:  # an array of nulls, say
-            assume(False)
-    return pair
-
-
-@given(pairs())
-@settings(deadline=None, max_examples=400)
-def test_reads_is_what_fastavro_does(pair):
-    writer, reader = pair
-    result = reads(read(writer).form, read(reader).form)
-    assert (fastavro_reads(writer, reader, samples(writer)) is not None) is result
-
-
-def test_both_outcomes_are_frequent_in_those_pairs():
-    found = []
-
-    @given(pairs())
-    @settings(deadline=None, max_examples=200, database=None)
-    def note(pair):
-        found.append(reads(*(read(one).form for one in pair)))
-
-    note()
-    assert 0.1 < sum(found) / len(found) < 0.9
 
 
 # Every schema that Braze ever wrote
@@ -303,19 +100,6 @@ HISTORIES = [
 
 
 @pytest.mark.parametrize(("histories", "count"), HISTORIES)
-def test_every_version_reads_every_other_as_fastavro_does(histories, count):
-    seen = 0
-    for event_type, writer, reader in ordered_pairs(histories()):
-        nulls, full = two_rows(writer)
-        result = reads(read(writer).form, read(reader).form)
-        for rows in ([nulls], [nulls, full]):
-            did = fastavro_reads(writer, reader, rows) is not None
-            assert did is result, (event_type, writer, reader)
-        seen += 1
-    assert seen == count
-
-
-@pytest.mark.parametrize(("histories", "count"), HISTORIES)
 def test_the_verdict_on_every_pair_is_what_fastavro_does(histories, count):
     seen = 0
     for event_type, writer, reader in ordered_pairs(histories()):
@@ -328,9 +112,9 @@ def two_rows(schema):
     """Return a row with null in every nullable field, and a full one."""
     nulls, full = {}, {}
     for field in schema["fields"]:
-        values = samples(field["type"])
-        nulls[field["name"]] = None if None in values else values[-1]
-        full[field["name"]] = values[-1]
+        found = values(field["type"])
+        nulls[field["name"]] = None if None in found else found[-1]
+        full[field["name"]] = found[-1]
     return nulls, full
 
 
@@ -427,7 +211,7 @@ def contract(**fields):
             id="text that became an array",
         ),
         pytest.param(
-            {"a": enum("A")},
+            {"a": {"type": "enum", "name": "E", "symbols": ["A"]}},
             "breaking",
             ("field a is complex and not string",),
             id="text that became an enum",
