@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN = $(BIN)/python -m
 
-.PHONY: demo test check wheel-test campaign bench schemas lock clean
+.PHONY: demo test check wheel-test campaign fuzz bench bench-validate schemas lock clean
 
 demo: $(VENV)/ready  ## the main job on made-up data
 	$(BIN)/currents-ingest demo
@@ -34,8 +34,14 @@ campaign: $(VENV)/ready-dev  ## kills by the hundred; about half an hour
 	$(RUN) tests.campaign --kills 200 --seed 2 --empty-disk
 	$(RUN) tests.campaign --kills 60 --seed 3 --s3 --at-once 3
 
+fuzz: $(VENV)/ready-dev  ## damaged files by the hundred thousand; a quarter of an hour
+	$(RUN) tests.fuzz --count 100000 --seed 1
+
 bench: $(VENV)/ready-dev  ## speed and memory against a plain script
 	$(BIN)/python tools/bench.py
+
+bench-validate: $(VENV)/ready-dev  ## validate against fastavro over s3fs; ten minutes
+	$(BIN)/python tools/bench_validate.py
 
 # FACTS is a folder of facts about Braze's samples; see the script.
 schemas: $(VENV)/ready-dev
