@@ -227,11 +227,18 @@ def read(schema: Json) -> WriterSchema:
     )
 
 
-@cache
+@lru_cache(1024)
 def versions(event_type: str) -> tuple[SchemaVersion, ...]:
     """Return the shipped versions of an event type, oldest first; none if unknown."""
+    if event_type not in _shipped():  # it may be a stranger's word, and no path
+        return ()
     folder = schemas_root() / event_type
     return tuple(map(_version, sorted(folder.glob("*.avsc"))))
+
+
+@cache
+def _shipped() -> frozenset[str]:
+    return frozenset(folder.name for folder in schemas_root().iterdir())
 
 
 @cache

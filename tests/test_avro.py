@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import zlib
 
 import fastavro
@@ -288,6 +289,15 @@ def test_a_mutated_file_decodes_or_is_corrupt_and_nothing_else(data):
     else:
         assert isinstance(frame, pl.DataFrame)
         assert frame.height == walked.rows
+
+
+def test_bytes_left_over_are_refused_without_decoding_them_all():
+    body = by_hand(SCHEMA, bytes(4_000_000), 1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CorruptObjectError, match=r"left over|hold more"):
+        avro.decode([avro.walk(body)])
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 200_000  # kB
 
 
 # The head alone

@@ -586,6 +586,8 @@ def shipped():
 def extremes(schema):
     """Return a row with null wherever it may be, and one without a null."""
     columns = {f["name"]: values(f["type"], {}, ()) for f in schema["fields"]}
+    for found in columns.values():
+        found.sort(key=lambda one: one != ("null", None))
     nulls = {name: found[0] for name, found in columns.items()}
     return nulls, {name: found[-1] for name, found in columns.items()}
 

@@ -188,6 +188,15 @@ def test_what_a_poll_would_quarantine_is_told_with_its_reason(source, body, reas
     assert (report.worst, report.schemas) == ("breaking", ())
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "../../etc", "/etc", "a\nb"])
+def test_a_record_s_name_is_never_taken_for_a_path(tmp_path, name):
+    schema = {"type": "record", "name": name, "fields": record()["fields"]}
+    path = tmp_path / "file.avro"
+    path.write_bytes(by_hand(json.dumps(schema).encode(), b"", 0))
+    report = validate(None, [str(path)])
+    assert len(report.schemas) + len(report.troubles) == 1
+
+
 def test_reasons_that_differ_in_a_number_are_one_kind(source):
     whole = container(record(), [ROW])
     for n in range(40):
