@@ -182,7 +182,8 @@ def parse(text: str | bytes) -> WriterSchema:
         CorruptObjectError: It is no JSON, no Avro schema or no record.
     """
     try:
-        return read(json.loads(text))
+        schema = read(json.loads(text))
+        endless = _holds_itself(schema.form, frozenset())
     except CorruptObjectError:
         raise
     except (
@@ -197,6 +198,24 @@ def parse(text: str | bytes) -> WriterSchema:
         raise CorruptObjectError(
             f"the schema in the header is no Avro schema ({type(error).__name__})"
         ) from error
+    if endless:
+        raise CorruptObjectError(
+            "the schema has a type that holds itself, which no event needs, and whose "
+            "values could be nested without end"
+        )
+    return schema
+
+
+def _holds_itself(kind: Json, inside: frozenset[str]) -> bool:
+    """Find a name that stands inside its own definition: fastavro's stack overflows."""
+    if isinstance(kind, str):
+        return kind in inside
+    if isinstance(kind, list):
+        return any(_holds_itself(branch, inside) for branch in kind)
+    inside |= {kind["name"]} if "name" in kind else set()
+    inner = [each["type"] for each in kind.get("fields", ())]
+    inner += [kind[name] for name in ("items", "values") if name in kind]
+    return any(_holds_itself(one, inside) for one in inner)
 
 
 def read(schema: Json) -> WriterSchema:

@@ -876,7 +876,7 @@ class Part:
 def judge(part: Part) -> Counter[str]:
     """Judge a part; anything raised is a defect."""
     counts: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as root:
+    with tempfile.TemporaryDirectory(dir=part.stock) as root:
         looked, polled = Path(root, "looked"), Path(root, "polled")
         for at in part.numbers:
             event, body = mutant(part.stock, part.seed, at)

@@ -139,6 +139,7 @@ def test_the_record_name_must_end_in_the_event_type():
         b"nul",
         rb'{"type":"record","name":"\ud800","fields":[]}',
         rb'{"type":"record","name":"R","fields":[{"name":"^a$","type":"int"}]}',
+        rb'{"type":"record","name":"R","fields":[{"name":"a","type":["null","R"]}]}',
     ],
 )
 def test_what_is_no_schema_is_corrupt(text):
