@@ -88,13 +88,13 @@ def walk(body: bytes) -> Container:
     schema = head.schema
     sync, at = bytes(view[at : at + _SYNC]), at + _SYNC
     blocks, rows = _blocks(view, at, sync, head.codec)
-    least = max(1, len(schema.fields))  # each field takes a byte at least
+    least = max(1, len(schema.fields)) if schema.flat else 1  # bytes of a row
     if rows == 0:
         raise CorruptObjectError(
             "the file has a header but no rows; Currents writes no empty file, "
             "so its end was lost"
         )
-    if schema.flat and rows * least > sum(map(len, blocks)):
+    if rows * least > sum(map(len, blocks)):
         raise CorruptObjectError(
             f"the block headers promise {rows} rows, more than the bytes can hold"
         )

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from currents_ingest.verify import Verified
 
 # Tables for programs and files are as wide as they need to be.
-out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 250)
-err = Console(stderr=True, soft_wrap=True)
+out = Console(
+    soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 250
+)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def show_outcome(outcome: Outcome) -> None:

@@ -230,10 +230,12 @@ def read(schema: Json) -> WriterSchema:
             "the schema has an array of values that take no bytes, so its length "
             "could not be trusted"
         )
-    if any(re.fullmatch(r"\^.*\$", each["name"], re.DOTALL) for each in form["fields"]):
+    if any(
+        re.fullmatch(r"\^.*\$|\*", each["name"], re.DOTALL) for each in form["fields"]
+    ):
         raise CorruptObjectError(
-            "a field's name begins with ^ and ends with $, which no Avro name does, "
-            "and would be taken for a pattern"
+            "a field's name is * or begins with ^ and ends with $, which no Avro name "
+            "does, and would be taken for a pattern"
         )
     text = _with_defaults(schema, form)
     return WriterSchema(

@@ -280,7 +280,7 @@ class _Tally:
         """Count a file by its schema; None if a poll would put it aside."""
         writer = head.schema
         event_type = file.key.event_type if file.key else event_type_of(writer.name)
-        if not writer.is_of(event_type):
+        if file.key and not writer.is_of(event_type):
             name = writer.name[:200]
             reason = f"the key says {event_type}, the record inside is named {name}"
             self.trouble(event_type, reason, file.url)
