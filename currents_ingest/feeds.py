@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import structlog
-
 from currents_ingest import parquet, refilling
 from currents_ingest.contracts import Contract, raw_contract
 from currents_ingest.errors import NotThereError
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
     from currents_ingest.schemas import Registry
     from currents_ingest.session import Session
     from currents_ingest.store import Store
-
-log = structlog.get_logger()
 
 _ENTRIES_AT_ONCE = 500
 _OBJECTS_PER_ENTRY = 50
