@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import io
 import json
-import zlib
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import cramjam
 import fastavro
 import polars as pl
 
 from currents_ingest import schemas
+from currents_ingest.codecs import MAX_UNPACKED, UNPACK
 from currents_ingest.errors import CorruptObjectError, HeaderCutError
 
 try:
@@ -41,8 +40,6 @@ EMPTY = "the object is empty; Currents writes no empty file"
 _SYNC = 16
 MAX_SCHEMA = 1 << 20
 """Bytes of schema we are willing to read; Braze's largest has about 4,000."""
-MAX_UNPACKED = 64 << 20
-"""Bytes that one file's compressed blocks may unpack to. Currents uses no codec."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +49,11 @@ class Container:
     schema: WriterSchema
     blocks: tuple[memoryview | bytes, ...]
     rows: int
+
+    @property
+    def size(self) -> int:
+        """Return the rows' bytes, unpacked."""
+        return sum(map(len, self.blocks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +278,7 @@ def _bad_text(record: dict[str, Any]) -> str | None:
 def _head(metadata: dict[str, bytes]) -> Head:
     text = metadata.get("avro.schema", b"")
     codec = metadata.get("avro.codec", b"null").decode("ascii", "replace")
-    if codec not in _UNPACK:
+    if codec not in UNPACK:
         raise CorruptObjectError(
             f"the codec {codec[:40]!r} is not supported (null, deflate and snappy are)"
         )
@@ -310,7 +312,7 @@ def _blocks(
 ) -> tuple[tuple[memoryview | bytes, ...], int]:
     blocks: list[memoryview | bytes] = []
     rows, room = 0, MAX_UNPACKED
-    unpack = _UNPACK[codec]
+    unpack = UNPACK[codec]
     while at < len(view):
         start = at
         count, at = _read_long(view, at, "a block")
@@ -335,44 +337,6 @@ def _blocks(
         blocks.append(block)
         rows, at = rows + count, end + _SYNC
     return tuple(blocks), rows
-
-
-def _deflate(block: memoryview, room: int) -> bytes:
-    unpacker = zlib.decompressobj(-15)
-    try:
-        found = unpacker.decompress(block, room + 1)
-    except zlib.error as error:
-        raise CorruptObjectError("a deflate block does not unpack") from error
-    _check_room(len(found), room)
-    if not unpacker.eof:
-        raise CorruptObjectError("a deflate block is cut short")
-    return found
-
-
-def _snappy(block: memoryview, room: int) -> bytes:
-    packed = bytes(block[:-4])  # the last four bytes are a checksum
-    try:
-        _check_room(cramjam.snappy.decompress_raw_len(packed), room)
-        found = bytes(cramjam.snappy.decompress_raw(packed))
-    except cramjam.DecompressionError as error:
-        raise CorruptObjectError("a snappy block does not unpack") from error
-    if zlib.crc32(found).to_bytes(4, "big") != bytes(block[-4:]):
-        raise CorruptObjectError("a snappy block's checksum does not fit its content")
-    return found
-
-
-def _check_room(size: int, room: int) -> None:
-    if size > room:
-        raise CorruptObjectError(
-            f"the file's blocks unpack to more than {MAX_UNPACKED >> 20} MiB"
-        )
-
-
-_UNPACK: dict[str, Any] = {
-    "null": lambda block, _room: block,
-    "deflate": _deflate,
-    "snappy": _snappy,
-}
 
 
 def _read_long(view: memoryview, at: int, where: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -33,6 +34,10 @@ class Verdict(StrEnum):
         return list(Verdict).index(self)
 
 
+_MOST_TOLD = 100
+"""Differences of one schema that are told; a foreign header can have thousands."""
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """A writer schema held against a contract."""
@@ -48,7 +53,7 @@ class Change:
 
     kind: str
     """``added``, ``removed``, ``retyped``, ``made optional``, ``made required``,
-    ``default changed`` or ``reordered``."""
+    ``default changed``, ``reordered``; ``renamed`` of the record itself."""
     field: str
     before: str = ""
     after: str = ""
@@ -99,6 +104,18 @@ def judge(
         registered: The event type's versions in the registry, oldest first.
         seen: Those met before beside them; then only what is new since is said.
     """
+    found = _judged(writer, contract, registered, seen)
+    told, rest = found.differences[:_MOST_TOLD], found.differences[_MOST_TOLD:]
+    more = (f"and {len(rest)} more",) if rest else ()
+    return Comparison(found.verdict, told + more)
+
+
+def _judged(
+    writer: WriterSchema,
+    contract: Contract | None,
+    registered: Sequence[WriterSchema],
+    seen: Sequence[WriterSchema],
+) -> Comparison:
     if contract is None:
         breaks = unusable(writer)
         verdict = Verdict.BREAKING if breaks else Verdict.ADDITIVE
@@ -152,10 +169,16 @@ def changes(old: WriterSchema, new: WriterSchema) -> tuple[Change, ...]:
     before = {each.name: each for each in old.fields}
     after = {each.name: each for each in new.fields}
     return (
+        *_renamed(old, new),
         *(Change("removed", n, describe(before[n])) for n in before if n not in after),
         *(c for name in after for c in _of_field(before.get(name), after[name])),
         *_reordered([n for n in before if n in after], list(after)),
     )
+
+
+def _renamed(old: WriterSchema, new: WriterSchema) -> Iterator[Change]:
+    if old.name != new.name:
+        yield Change("renamed", "the record", old.name, new.name)
 
 
 def _of_field(old: Field | None, new: Field) -> Iterator[Change]:
@@ -164,6 +187,8 @@ def _of_field(old: Field | None, new: Field) -> Iterator[Change]:
         return
     if old.plain != new.plain:
         yield Change("retyped", new.name, old.plain, new.plain)
+    elif old.nullable == new.nullable and old.schema != new.schema:  # null has moved
+        yield Change("retyped", new.name, *map(json.dumps, (old.schema, new.schema)))
     if old.nullable != new.nullable:
         yield Change("made optional" if new.nullable else "made required", new.name)
     if old.default != new.default:

@@ -7,6 +7,7 @@ of that event type under Braze's own name, then the columns in ``ADDED``.
 from __future__ import annotations
 
 import re
+from itertools import count
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from currents_ingest.resolution import reads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from currents_ingest.schemas import Field, WriterSchema
 
@@ -88,9 +89,10 @@ class Contract(_Frozen):
 
         Columns are only added: Amperity takes a file into a feed only if its types
         are the feed's. A field ``n`` that became text beside an integer column ``n``
-        gets a column ``n_string``. A field whose name Amperity could not take, that
-        differs from another only in case, or that has the name of an added column,
-        is left to ``unmapped_fields``. With nothing to add it is the same contract.
+        gets a column ``n_string``, and a field ``n_string`` that comes later a column
+        ``n_string_2``. A field whose name Amperity could not take, that differs from
+        another only in case, or that has the name of an added column, is left to
+        ``unmapped_fields``. With nothing to add it is the same contract.
         """
         own = list(self.own)
         folded = {each.name.lower() for each in (*own, *ADDED)}
@@ -99,16 +101,25 @@ class Contract(_Frozen):
             if any(column.takes(field) for column in homes) or field.name in _NEEDED:
                 continue
             kind = column_type(field)
-            name = f"{field.name}_{kind.split('(')[0]}" if homes else field.name
-            if name.lower() in folded or not _NAME.fullmatch(name):
+            wanted = f"{field.name}_{kind.split('(')[0]}" if homes else field.name
+            name = next(one for one in _numbered(wanted) if one.lower() not in folded)
+            lent = any(one.field and one.name == field.name for one in own)
+            free = name == wanted or homes or lent
+            if not (free and _NAME.fullmatch(name)):
                 continue
             folded.add(name.lower())
-            source = field.name if homes else ""
+            source = field.name if name != field.name else ""
             own.append(Column(name=name, type=kind, field=source))
         if len(own) == len(self.own):
             return self
         columns = (*own, *ADDED)
         return self.model_copy(update={"columns": columns, "version": self.version + 1})
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """Yield a name, then ``name_2`` and so on."""
+    yield name
+    yield from (f"{name}_{number}" for number in count(2))
 
 
 ADDED = (
@@ -154,7 +165,6 @@ AVRO_TYPES: dict[ColumnType, str] = {
 # Avro 1.12, "Schema Resolution": int and long promote to float and double, not back.
 _PROMOTES: dict[tuple[ColumnType, ColumnType], ColumnType] = {
     ("int64", "double"): "double",
-    ("double", "int64"): "double",
 }
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 """Amperity takes letters, digits and underscores; a leading underscore is reserved."""

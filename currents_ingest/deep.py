@@ -17,6 +17,7 @@ import orjson
 import polars as pl
 
 from currents_ingest import avro, conform, keys, parquet, reading
+from currents_ingest.codecs import MAX_UNPACKED
 from currents_ingest.errors import CorruptObjectError, ForeignKeyError
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ class Checks:
         for part in _parts(fitting):
             bodies = store.read([stored for _, stored in part])
             groups: dict[Key, list[_Whole]] = {}
+            unpacked = 0
             for (at, stored), body in zip(part, bodies, strict=True):
                 url = f"{store.url}/{stored.key}"
                 if not isinstance(body, bytes):
@@ -167,11 +169,19 @@ class Checks:
                     whole = _Whole(url, avro.walk(body))
                 except CorruptObjectError as error:
                     trouble(at[0], str(error), url)
-                else:
-                    groups.setdefault(at, []).append(whole)
-            for at, files in groups.items():
-                self._decode(at, files, trouble)
+                    continue
+                unpacked += whole.container.size
+                if unpacked > MAX_UNPACKED:
+                    self._decode_all(groups, trouble)
+                    unpacked = whole.container.size
+                groups.setdefault(at, []).append(whole)
+            self._decode_all(groups, trouble)
         self._wanted.clear()
+
+    def _decode_all(self, groups: dict[Key, list[_Whole]], trouble: Tell) -> None:
+        for at, files in groups.items():
+            self._decode(at, files, trouble)
+        groups.clear()
 
     def _decode(self, at: Key, files: list[_Whole], trouble: Tell) -> None:
         containers = [file.container for file in files]

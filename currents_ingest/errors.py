@@ -125,6 +125,20 @@ class ChangedError(SkippableError):
         return f"{self.key} changed after it was listed; the next listing finds it anew"
 
 
+class NoRoomError(SkippableError):
+    """A file's turn comes with the next run, for those before it took all room."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return (
+            f"{self.key} is compressed, and its batch unpacks to more than is held at "
+            "once; the next run takes it"
+        )
+
+
 class AlreadyThereError(SkippableError):
     """An object that had to be new exists."""
 

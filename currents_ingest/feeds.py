@@ -162,9 +162,9 @@ def refill(settings: Settings, feed: str) -> Refilled:
                 break
             prefix = f"{STAGING}/{session.token}/refill-{number:06}"
             done = _refilled(session.ledger.store, contract, part, prefix)
-            _commit(session, contract, done)
-            objects += len(part)
-            rows += sum(one.rows for one in done.outputs)
+            if _commit(session, contract, done):
+                objects += len(part)
+                rows += sum(one.rows for one in done.outputs)
         return Refilled(
             feed=refill_feed(feed), version=contract.version, objects=objects, rows=rows
         )
@@ -276,11 +276,15 @@ def _time(value: object) -> datetime | None:
     return value if isinstance(value, datetime) else None
 
 
-def _commit(session: Session, contract: Contract, done: Refill) -> None:
+def _commit(session: Session, contract: Contract, done: Refill) -> bool:
+    """Commit a refill's part; False if another run's came first."""
+
     def draft() -> Entry | None:
         if set(done.sources) - set(_sources(session.ledger, contract)):
             return None  # a rival's refill was first
         return Entry(at=datetime.now(UTC), run=session.token, refills=(done,))
 
-    if session.decide(draft) is None:
-        session.ledger.store.delete(one.staged for one in done.outputs)
+    if session.decide(draft):
+        return True
+    session.ledger.store.delete(one.staged for one in done.outputs)
+    return False

@@ -24,7 +24,8 @@ from urllib.parse import urlsplit
 from currents_ingest.errors import ForeignKeyError
 
 Layout = Literal["2017", "old", "new", "other"]
-EVENT_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)*")
+EVENT_TYPE = re.compile(r"(?!.{129})[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)*")
+"""No more than 128 characters: it becomes a folder, which may have 255."""
 _FILE = re.compile(r"(?P<stem>.+)\+(?P<partition>\d+)\+(?P<offset>\d+)\.avro")
 _EVENT_SEGMENT, _DATE_SEGMENT = "event_type=", "date="
 _HOUR = "%Y-%m-%d-%H"

@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from currents_ingest import avro, conform
+from currents_ingest.codecs import MAX_UNPACKED
 from currents_ingest.compatibility import Comparison, Verdict, judge, unusable
 from currents_ingest.conform import FILE, REASON, ROW, Origin
 from currents_ingest.contracts import Contract, raw_contract
-from currents_ingest.errors import CorruptObjectError, CurrentsError, NotThereError
+from currents_ingest.errors import (
+    CorruptObjectError,
+    CurrentsError,
+    NoRoomError,
+    NotThereError,
+)
 from currents_ingest.manifest import Drift, FileId, Input, SetAside
 
 if TYPE_CHECKING:
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
     from currents_ingest.store import Store, StoredObject
 
 DECODED_AT_ONCE = 16 << 20
-"""Bytes of files; decoding takes several times as much for a moment."""
+"""Bytes of rows; decoding takes several times as much for a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ class Read:
     inputs: tuple[Input, ...]
     set_aside: tuple[SetAside, ...]
     unread: tuple[tuple[str, CurrentsError], ...]
-    """Files that the bucket did not give; they stay pending."""
+    """Files that the bucket did not give, or that had no room; they stay pending."""
     drift: tuple[Drift, ...]
     """Schemas that the contract does not know whole, one each."""
 
@@ -102,6 +108,8 @@ class _Sorting:
     aside: list[SetAside] = field(default_factory=list)
     unread: list[tuple[str, CurrentsError]] = field(default_factory=list)
     drift: list[Drift] = field(default_factory=list)
+    unpacked: int = 0
+    """Bytes that those read take beyond their files."""
 
     def put_aside(self, file: SourceFile, reason: str, fingerprint: str = "") -> None:
         self.aside.append(
@@ -181,7 +189,12 @@ def _walk(files: _Sorting, file: SourceFile, body: bytes) -> None:
         files.put_aside(file, str(error))
         return
     if container.schema.is_of(file.key.event_type):
-        files.read.append(_Opened(file, container))
+        unpacked = files.unpacked + max(0, container.size - file.listed.size)
+        if files.read and unpacked > MAX_UNPACKED:
+            files.unread.append((file.listed.key, NoRoomError(file.listed.key)))
+        else:
+            files.unpacked = unpacked
+            files.read.append(_Opened(file, container))
     else:
         files.put_aside(
             file,
@@ -262,11 +275,11 @@ def _parts(group: list[_Opened]) -> Iterator[list[_Opened]]:
     part: list[_Opened] = []
     size = 0
     for one in group:
-        if part and size + one.file.listed.size > DECODED_AT_ONCE:
+        if part and size + one.container.size > DECODED_AT_ONCE:
             yield part
             part, size = [], 0
         part.append(one)
-        size += one.file.listed.size
+        size += one.container.size
     yield part
 
 

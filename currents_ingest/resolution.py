@@ -84,7 +84,7 @@ class _Resolution:
             return wanted in PROMOTES.get(kind, ())
         if kind in _NAMED:
             sizes = writer.get("size"), reader.get("size")
-            return _last(writer) == _last(reader) and sizes[0] == sizes[1]
+            return _same_name(writer, reader) and sizes[0] == sizes[1]
         inner = _INNER.get(kind)
         return inner is None or self._match(writer[inner], reader[inner])
 
@@ -100,8 +100,15 @@ def _kind(schema: Json) -> str:
     return str(schema["type"] if isinstance(schema, dict) else schema)
 
 
-def _last(schema: Json) -> str:
-    return str(schema["name"]).rsplit(".", 1)[-1]
+def _same_name(writer: Json, reader: Json) -> bool:
+    """Tell whether the last parts of the names agree, or the reader has an alias."""
+    name = str(writer["name"])
+    names = {_last(reader["name"]), *reader.get("aliases", ())}
+    return bool(names & {name, _last(name)})
+
+
+def _last(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
 
 
 def _names(schema: Json) -> dict[str, Json]:

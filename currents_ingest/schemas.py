@@ -32,6 +32,13 @@ Json = Any
 """A decoded Avro schema: foreign until it is a WriterSchema."""
 
 SHIPPED = "shipped"
+_LONGEST_NAME = 255
+_NO_BYTES = (
+    "the schema has a type whose values take no bytes, outside a union: nothing would "
+    "tell how many there are"
+)
+_COMMON_SIZE = 1 << 16
+"""Bytes of schema text up to which it is kept parsed; Braze's largest has 4,000."""
 PRIMITIVES = frozenset({"string", "int", "long", "float", "double", "boolean"})
 
 
@@ -41,7 +48,8 @@ class Field:
 
     name: str
     type: str
-    """``string``, ``int``, ..., ``array``; ``complex`` for anything else."""
+    """``string``, ``int``, ..., ``array``; ``complex`` for anything else, a union of
+    one type among it."""
     nullable: bool
     schema: Json = field(hash=False, repr=False)
     """The Avro type as written, in canonical form."""
@@ -174,16 +182,21 @@ def schemas_root() -> Path:
     return packed if packed.is_dir() else Path(__file__).parents[1] / "schemas"
 
 
-@lru_cache(maxsize=1024)
 def parse(text: str | bytes) -> WriterSchema:
     """Read the schema of a file's header.
 
     Raises:
-        CorruptObjectError: It is no JSON, no Avro schema or no record.
+        CorruptObjectError: It is no JSON, no Avro schema or no record; or one that
+            no decoder could be trusted with.
     """
+    return (_parse if len(text) <= _COMMON_SIZE else _parse.__wrapped__)(text)
+
+
+@lru_cache(maxsize=1024)
+def _parse(text: str | bytes) -> WriterSchema:
     try:
         schema = read(json.loads(text))
-        endless = _holds_itself(schema.form, frozenset())
+        _check(json.loads(schema.canonical))
     except CorruptObjectError:
         raise
     except (
@@ -198,24 +211,7 @@ def parse(text: str | bytes) -> WriterSchema:
         raise CorruptObjectError(
             f"the schema in the header is no Avro schema ({type(error).__name__})"
         ) from error
-    if endless:
-        raise CorruptObjectError(
-            "the schema has a type that holds itself, which no event needs, and whose "
-            "values could be nested without end"
-        )
     return schema
-
-
-def _holds_itself(kind: Json, inside: frozenset[str]) -> bool:
-    """Find a name that stands inside its own definition: fastavro's stack overflows."""
-    if isinstance(kind, str):
-        return kind in inside
-    if isinstance(kind, list):
-        return any(_holds_itself(branch, inside) for branch in kind)
-    inside |= {kind["name"]} if "name" in kind else set()
-    inner = [each["type"] for each in kind.get("fields", ())]
-    inner += [kind[name] for name in ("items", "values") if name in kind]
-    return any(_holds_itself(one, inside) for one in inner)
 
 
 def read(schema: Json) -> WriterSchema:
@@ -225,18 +221,6 @@ def read(schema: Json) -> WriterSchema:
     parsed = parse_schema(schema, _force=True, _write_hint=False)
     canonical = to_parsing_canonical_form(schema)
     form = json.loads(canonical.encode())  # escapes may stand for what is no text
-    if _has_empty_items(form):
-        raise CorruptObjectError(
-            "the schema has an array of values that take no bytes, so its length "
-            "could not be trusted"
-        )
-    if any(
-        re.fullmatch(r"\^.*\$|\*", each["name"], re.DOTALL) for each in form["fields"]
-    ):
-        raise CorruptObjectError(
-            "a field's name is * or begins with ^ and ends with $, which no Avro name "
-            "does, and would be taken for a pattern"
-        )
     text = _with_defaults(schema, form)
     return WriterSchema(
         name=form["name"],
@@ -311,23 +295,56 @@ def _with_defaults(schema: Json, form: Json) -> str:
     return json.dumps(form | {"fields": fields}, separators=(",", ":"), sort_keys=True)
 
 
-def _has_empty_items(form: Json) -> bool:
-    """Find arrays of null or of records without fields, at any depth."""
-    if isinstance(form, list):
-        return any(map(_has_empty_items, form))
-    if not isinstance(form, dict):
+def _check(form: Json) -> None:
+    """Refuse what the specification forbids or no decoder could be trusted with."""
+    names = [each["name"] for each in form["fields"]]
+    if any(re.fullmatch(r"\^.*\$|\*", name, re.DOTALL) for name in names):
+        raise CorruptObjectError(
+            "a field's name is * or begins with ^ and ends with $, which no Avro name "
+            "does, and would be taken for a pattern"
+        )
+    if len(set(names)) < len(names):
+        raise CorruptObjectError("the schema has two fields of the same name")
+    if max(map(len, (*names, form["name"])), default=0) > _LONGEST_NAME:
+        raise CorruptObjectError(
+            f"the schema has a name of more than {_LONGEST_NAME} characters"
+        )
+    _takes_no_bytes(form, frozenset(), set())
+
+
+def _takes_no_bytes(kind: Json, inside: frozenset[str], empty: set[str]) -> bool:
+    """Tell whether a type's values take no bytes, so that any number fits a file.
+
+    Args:
+        kind: A type with full names.
+        inside: Names of the types that it stands in.
+        empty: Names of such types defined before it; those inside it are added.
+
+    Raises:
+        CorruptObjectError: One inside it does and is no branch of a union; or one
+            holds itself, whose values fastavro reads until its stack overflows.
+    """
+    if isinstance(kind, list):  # a branch's number takes a byte
+        for branch in kind:
+            _takes_no_bytes(branch, inside, empty)
         return False
-    if form.get("type") == "array" and _takes_no_bytes(form["items"]):
+    if isinstance(kind, str):
+        if kind in inside:
+            raise CorruptObjectError(
+                "the schema has a type that holds itself, which no event needs, and "
+                "whose values could be nested without end"
+            )
+        return kind == "null" or kind in empty
+    name = kind.get("name", "")
+    inner = [each["type"] for each in kind.get("fields", ())]
+    inner += [kind[part] for part in ("items", "values") if part in kind]
+    for one in inner:
+        if _takes_no_bytes(one, inside | {name}, empty):
+            raise CorruptObjectError(_NO_BYTES)
+    if kind.get("size") == 0 or (kind["type"] == "record" and not kind["fields"]):
+        empty.add(name)
         return True
-    return any(map(_has_empty_items, form.values()))
-
-
-def _takes_no_bytes(kind: Json) -> bool:
-    if not isinstance(kind, dict):
-        return bool(kind == "null")
-    if kind["type"] == "record":
-        return all(_takes_no_bytes(each["type"]) for each in kind["fields"])
-    return bool(kind["type"] == "null" or kind.get("size") == 0)
+    return False
 
 
 def _field(form: Json, written: Json) -> Field:
@@ -346,4 +363,4 @@ def _plain(kind: Json) -> tuple[Json, bool]:
     """Take null off a union of null and one type."""
     if isinstance(kind, list) and len(kind) == 2 and "null" in kind:
         return kind[1 - kind.index("null")], True
-    return kind, kind == "null" or (isinstance(kind, list) and "null" in kind)
+    return kind, isinstance(kind, list) and "null" in kind

@@ -172,7 +172,8 @@ class _Group:
 
     key: tuple[str, str]
     """Event type and fingerprint."""
-    writer: WriterSchema
+    record: str
+    """Its name; the schema itself may be large, and groups are many."""
     version: int | None
     currents_version: str | None
     found: Comparison
@@ -198,7 +199,7 @@ class _Group:
         return SchemaReport(
             event_type=self.key[0],
             fingerprint=self.key[1],
-            record=self.writer.name,
+            record=self.record,
             version=self.version,
             currents_version=self.currents_version,
             verdict=self.found.verdict,
@@ -220,19 +221,23 @@ class _Judge:
 
     registry: Registry
     pinned: dict[str, Contract]
+    """By feed."""
+    contracts: dict[str, Contract | None] = field(default_factory=dict)
+    """By event type, as they are asked for."""
 
     def group(self, event_type: str, file: _File, writer: WriterSchema) -> _Group:
         registered = self.registry.writers(event_type)
-        contract = self.pinned.get(feed_name(event_type))
-        if contract is None and registered:
-            contract = raw_contract(event_type, registered)
+        if event_type not in self.contracts:
+            pinned = self.pinned.get(feed_name(event_type))
+            made = raw_contract(event_type, registered) if registered else None
+            self.contracts[event_type] = pinned or made
         known = self.registry.version(event_type, writer.fingerprint)
         return _Group(
             key=(event_type, writer.fingerprint),
-            writer=writer,
+            record=writer.name,
             version=known.number if known else None,
             currents_version=known.currents_version if known else None,
-            found=judge(writer, contract, registered),
+            found=judge(writer, self.contracts[event_type], registered),
             example=file.url,
         )
 
@@ -250,14 +255,14 @@ class _Tally:
 
     def chosen(self, store: Store, page: Iterable[StoredObject]) -> list[_File]:
         """Return the files of a page to look at; foreign ones are counted."""
-        files = []
+        files, folder = [], keys.path_of(store.url)
         for one in page:
             if keys.is_folder_marker(one.key, one.size):
                 continue
             self._listed += 1
             url = f"{store.url}/{one.key}"
             try:
-                key = keys.parse(keys.path_of(url))
+                key = keys.parse(f"{folder}/{one.key}" if folder else one.key)
             except ForeignKeyError as error:
                 if not one.key.endswith(".avro"):
                     self._looked_at += 1

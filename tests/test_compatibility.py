@@ -677,3 +677,47 @@ def test_what_braze_changed_in_a_release(event, release, told):
 def test_two_versions_that_braze_wrote_always_differ_in_something(histories, count):
     pairs = [(read(old), read(new)) for _, old, new in ordered_pairs(histories())]
     assert sum(bool(changes(old, new)) for old, new in pairs) == count
+
+
+def test_a_name_that_is_taken_gets_a_number():
+    first = contract(n="int", n_string="string")
+    writer = read(record(n="string", n_string="string"))
+    assert compare(writer, first).verdict is Verdict.BREAKING
+    grown = first.grown([writer])
+    assert [(c.name, c.type, c.field) for c in grown.own[2:]] == [
+        ("n", "int64", ""),
+        ("n_string", "string", ""),
+        ("n_string_2", "string", "n"),
+    ]
+    assert list(grown.placed(writer)) == ["id", "time", "n_string", "n_string_2"]
+
+
+def test_a_field_that_comes_after_a_column_took_its_name_gets_one_too():
+    grown = contract(n="int").grown([read(record(n="string"))])
+    later = read(record(n="string", n_string="string"))
+    again = grown.grown([later])
+    assert [(c.name, c.type, c.field) for c in again.own[4:]] == [
+        ("n_string_2", "string", "n_string")
+    ]
+    assert compare(later, again, {later.fingerprint}).verdict is Verdict.KNOWN
+    assert again.placed(later)["n_string_2"].name == "n_string"
+
+
+def test_no_more_than_a_hundred_differences_are_told():
+    many = read(record(**{f"f{n}": "int" for n in range(250)}))
+    told = judge(many, contract(), [read(record())]).differences
+    assert len(told) == 101
+    assert told[-1] == "and 150 more"
+
+
+def test_null_that_moved_and_a_record_that_was_renamed_are_changes():
+    before, after = (
+        read(record(x=kind)) for kind in (["null", "int"], ["int", "null"])
+    )
+    assert [str(one) for one in changes(before, after)] == [
+        'x retyped: ["null", "int"] to ["int", "null"]'
+    ]
+    renamed = read(record("users.messages.email.Click"))
+    assert [str(one) for one in changes(read(record()), renamed)] == [
+        f"the record renamed: {read(record()).name} to {renamed.name}"
+    ]

@@ -33,6 +33,7 @@ from currents_ingest.errors import NotThereError, SettingsError
 from currents_ingest.session import begin
 from currents_ingest.simulate import Simulation, simulate
 from currents_ingest.store import Store
+from currents_ingest.validate import validate
 from currents_ingest.verify import verify
 from tests.avro_files import OPEN, by_hand, container, encoded, key, record
 
@@ -637,6 +638,25 @@ def test_several_schemas_in_one_batch_keep_the_files_order(place):
 
 
 # Memory
+
+
+def test_compressed_files_that_unpack_to_much_take_turns(place):
+    source, settings = place
+    schema = record(text="string")
+    names = [key(offset=n) for n in range(4)]
+    for n, name in enumerate(names[:3]):
+        row = {**ROW, "id": str(n), "text": "x" * (30 << 20)}
+        source.put(name, container(schema, [row], codec="deflate"))
+    source.put(names[3], container(schema, [{**ROW, "id": "3", "text": "small"}]))
+    first = api.poll(settings)
+    assert (first.files, len(first.unread)) == (3, 1)
+    assert "the next run takes it" in first.unread[0]
+    assert opens(settings) == ["0", "1", "3"]
+    second = api.poll(settings)
+    assert (second.files, second.unread) == (1, ())
+    assert sorted(opens(settings)) == ["0", "1", "2", "3"]
+    found = validate(settings, deep=True)
+    assert (found.schemas[0].data.rows, found.troubles) == (4, ())
 
 
 @given(st.lists(st.integers(0, 12), max_size=12), st.integers(1, 10))

@@ -200,6 +200,24 @@ TABLE = [
     ),
     pytest.param(enum("a"), enum("a", name="F"), False, id="an enum named otherwise"),
     pytest.param(enum("a"), enum("a", name="ns.E"), True, id="another namespace"),
+    pytest.param(
+        enum("a"), enum("a", name="F", aliases=["E"]), True, id="an alias of an enum"
+    ),
+    pytest.param(
+        enum("a", name="n.E"),
+        enum("a", name="n.F", aliases=["n.E"]),
+        True,
+        id="an alias with a namespace",
+    ),
+    pytest.param(
+        enum("a", aliases=["F"]), enum("a", name="F"), False, id="the writer's own"
+    ),
+    pytest.param(
+        nested(field("a", "int")),
+        nested(field("a", "long"), name="S", aliases=["R"]),
+        True,
+        id="an alias of a record",
+    ),
     pytest.param(enum("a"), "string", False, id="an enum to text"),
     pytest.param("string", enum("x"), False, id="text to an enum"),
     pytest.param(fixed(2), fixed(2), True, id="the same size"),

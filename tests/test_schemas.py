@@ -145,3 +145,44 @@ def test_the_record_name_must_end_in_the_event_type():
 def test_what_is_no_schema_is_corrupt(text):
     with pytest.raises(CorruptObjectError):
         schemas.parse(text)
+
+
+EMPTY = {"type": "record", "name": "E", "fields": []}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"x": "null"}, "take no bytes"),
+        ({"x": EMPTY}, "take no bytes"),
+        ({"x": {"type": "fixed", "name": "F", "size": 0}}, "take no bytes"),
+        ({"x": {"type": "map", "values": "null"}}, "take no bytes"),
+        ({"x": ["null", EMPTY], "y": {"type": "array", "items": "E"}}, "no bytes"),
+        ({"x": {"type": "array", "items": {**EMPTY, "name": "O"}}}, "take no bytes"),
+        ({"n" * 256: "int"}, "more than 255 characters"),
+    ],
+)
+def test_a_schema_that_would_make_much_of_few_bytes_is_refused(fields, reason):
+    with pytest.raises(CorruptObjectError, match=reason):
+        schemas.parse(json.dumps(record(**fields)))
+
+
+def test_a_branch_of_a_union_may_take_no_bytes():
+    fields = schemas.parse(json.dumps(record(x=["null", "int", EMPTY]))).fields
+    assert fields[-1].type == "complex"
+
+
+def test_two_fields_of_one_name_are_refused():
+    schema = record()
+    schema["fields"] += [{"name": "x", "type": kind} for kind in ("int", "string")]
+    with pytest.raises(CorruptObjectError, match="two fields of the same name"):
+        schemas.parse(json.dumps(schema))
+
+
+def test_names_that_stand_for_ever_more_names_are_checked_once_each():
+    """Each record has the next twice: a million million paths to the last."""
+    kind = "int"
+    for n in range(40):
+        both = [{"name": "a", "type": kind}, {"name": "b", "type": f"R{n - 1}"}]
+        kind = {"type": "record", "name": f"R{n}", "fields": both if n else both[:1]}
+    assert schemas.parse(json.dumps(record(x=kind))).fields[-1].type == "complex"
