@@ -9,20 +9,21 @@ from __future__ import annotations
 import hashlib
 import threading
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 import polars as pl
 
-from currents_ingest import dedupe, parquet, reading
-from currents_ingest.manifest import Manifest, Output
+from currents_ingest import conform, dedupe, parquet, reading, unify
+from currents_ingest.manifest import Manifest, Output, Share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from currents_ingest.contracts import Contract
     from currents_ingest.reading import Job, Read
     from currents_ingest.store import Store
+    from currents_ingest.unified import UnifiedContract
 
 
 @dataclass(slots=True)
@@ -52,6 +53,8 @@ class Done:
 
     read: Read
     manifest: Manifest | None
+    unified: tuple[UnifiedContract, ...] = ()
+    """Contracts under which it gave to unified feeds."""
 
 
 def work(  # noqa: PLR0913 (all that a batch depends on)
@@ -85,9 +88,35 @@ def work(  # noqa: PLR0913 (all that a batch depends on)
     delivered += [turn.wait().index for turn in earlier]
     result = dedupe.deduplicate(read.rows, delivered)
     own.tell(read.contract, result.index)
-    outputs = _staged(feeds, staging, read.contract.feed, result, read.rejects)
-    manifest = _manifest(job, read, read.contract, result, outputs)
-    return Done(read=_lightly(read), manifest=manifest)
+    staged = _Staging(feeds, staging)
+    if job.raw:
+        shown = conform.hidden(result.rows, job.privacy)
+        times = result.rows["event_datetime"]
+        staged.feed(read.contract.feed, "", shown, (times.min(), times.max()))
+    if result.index.height:
+        body = parquet.index_to_bytes(result.index)
+        staged.put("index", read.contract.feed, "", body, result.index.height)
+    staged.rejects(read.contract.feed, "", read.rejects)
+    shares = tuple(_shared(job, result.rows, staged))
+    manifest = _manifest(job, read, read.contract, result, staged.outputs, shares)
+    contracts = tuple(contract for contract, _ in job.unified)
+    return Done(read=_lightly(read), manifest=manifest, unified=contracts)
+
+
+def _shared(job: Job, rows: pl.DataFrame, staged: _Staging) -> Iterator[Share]:
+    """Write what the batch gives to each unified feed."""
+    for contract, decided in job.unified:
+        found = unify.unify(rows, job.event_type, contract, decided)
+        staged.feed(contract.feed, contract.feed, found.rows, found.span)
+        staged.rejects(contract.feed, contract.feed, found.rejects)
+        yield Share(
+            feed=contract.feed,
+            contract_version=contract.version,
+            rows=found.rows.height,
+            rejects=found.rejects.height,
+            passed_over=found.passed_over,
+            superseded=found.superseded,
+        )
 
 
 def _adopted(earlier: Sequence[Turn]) -> Contract | None:
@@ -109,62 +138,64 @@ def _delivered(
     ]
 
 
-def _staged(
-    feeds: Store,
-    staging: str,
-    feed: str,
-    result: dedupe.Deduplicated,
-    rejects: pl.DataFrame,
-) -> tuple[Output, ...]:
-    outputs = []
-    if result.rows.height:
-        times = result.rows["event_datetime"]
-        span = {"first_event": times.min(), "last_event": times.max()}
-        body = parquet.to_bytes(result.rows)
-        outputs.append(
-            _stage(feeds, staging, feed, "feed", body, result.rows.height, span)
+@dataclass(slots=True)
+class _Staging:
+    """Writes a batch's objects to staging and keeps what they are."""
+
+    store: Store
+    prefix: str
+    outputs: list[Output] = field(default_factory=list)
+
+    def feed(
+        self, name: str, unified: str, rows: pl.DataFrame, span: tuple[Any, Any]
+    ) -> None:
+        """Write rows of a feed, if there are any; *span* is of their event times."""
+        if rows.height:
+            self.put("feed", name, unified, parquet.to_bytes(rows), rows.height, span)
+
+    def rejects(self, name: str, unified: str, rows: pl.DataFrame) -> None:
+        """Write rejects as JSON lines, if there are any."""
+        if rows.height:
+            lines = (
+                orjson.dumps({"file": file, "row": row, "reason": reason})
+                for file, row, reason in rows.iter_rows()
+            )
+            body = b"\n".join([*lines, b""])
+            self.put("rejects", name, unified, body, rows.height)
+
+    def put(  # noqa: PLR0913 (it names one object in full)
+        self,
+        kind: Literal["feed", "index", "rejects"],
+        name: str,
+        unified: str,
+        body: bytes,
+        rows: int,
+        span: tuple[Any, Any] = (None, None),
+    ) -> None:
+        """Write one object; *unified* is empty for the event type's own feed."""
+        key = f"{self.prefix}-{name}.{kind}"
+        self.store.put(key, body)
+        self.outputs.append(
+            Output(
+                kind=kind,
+                staged=key,
+                rows=rows,
+                bytes=len(body),
+                sha256=hashlib.sha256(body).hexdigest(),
+                feed=unified,
+                first_event=span[0],
+                last_event=span[1],
+            )
         )
-        body = parquet.index_to_bytes(result.index)
-        outputs.append(_stage(feeds, staging, feed, "index", body, result.index.height))
-    if rejects.height:
-        lines = (
-            orjson.dumps({"file": file, "row": row, "reason": reason})
-            for file, row, reason in rejects.iter_rows()
-        )
-        body = b"\n".join([*lines, b""])
-        outputs.append(_stage(feeds, staging, feed, "rejects", body, rejects.height))
-    return tuple(outputs)
 
 
-def _stage(  # noqa: PLR0913 (it names one object in full)
-    feeds: Store,
-    staging: str,
-    feed: str,
-    kind: str,
-    body: bytes,
-    rows: int,
-    span: dict[str, object] | None = None,
-) -> Output:
-    key = f"{staging}-{feed}.{kind}"
-    feeds.put(key, body)
-    return Output.model_validate(
-        {
-            "kind": kind,
-            "staged": key,
-            "rows": rows,
-            "bytes": len(body),
-            "sha256": hashlib.sha256(body).hexdigest(),
-            **(span or {}),
-        }
-    )
-
-
-def _manifest(
+def _manifest(  # noqa: PLR0913 (all that became of it)
     job: Job,
     read: Read,
     contract: Contract,
     result: dedupe.Deduplicated,
-    outputs: tuple[Output, ...],
+    outputs: Sequence[Output],
+    shares: tuple[Share, ...],
 ) -> Manifest:
     per_hour = result.index.group_by(dedupe.HOUR).len().sort(dedupe.HOUR)
     return Manifest(
@@ -173,10 +204,12 @@ def _manifest(
         contract_version=contract.version,
         planned_at=job.planned_at,
         inputs=read.inputs,
-        outputs=outputs,
+        outputs=tuple(outputs),
         rows_in=sum(one.rows for one in read.inputs),
         rows_out=result.rows.height,
         duplicates=result.duplicates,
         rejects=read.rejects.height,
         hours=dict(per_hour.iter_rows()),
+        raw=job.raw,
+        shares=shares,
     )

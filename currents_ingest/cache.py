@@ -14,9 +14,11 @@ from datetime import UTC, datetime
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from currents_ingest.cache_tables import prepare, reset
 from currents_ingest.contracts import Contract
 from currents_ingest.errors import CacheBrokenError
 from currents_ingest.manifest import Drift, SetAside
+from currents_ingest.unified import UnifiedContract
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -25,26 +27,9 @@ if TYPE_CHECKING:
     from currents_ingest.manifest import Entry, Manifest
     from currents_ingest.store import StoredObject
 
-VERSION = "2"
 DONE, ASIDE, RELEASED, DISCARDED = "done", "aside", "released", "discarded"
 
-_TABLES = """
-create table meta (name text primary key, value text) without rowid;
-create table files (key text, etag text, size integer, hour integer, event_type text,
-  entry integer, state text, reason text, primary key (key, etag, size)) without rowid;
-create index files_by_state on files (state) where state <> 'done';
-create table hours (event_type text, hour integer, object text, queued_from integer,
-  queued_to integer, entry integer, primary key (event_type, hour, object))
-  without rowid;
-create table contracts (feed text primary key, body text) without rowid;
-create table totals (event_type text primary key, feed text, files integer,
-  rows_in integer, rows_out integer, duplicates integer, rejects integer,
-  bytes integer, watermark integer, committed_at text) without rowid;
-create table schemas (fingerprint text, event_type text, seen text, body text,
-  primary key (fingerprint, event_type)) without rowid;
-create table segments (object text primary key, day integer, kind text) without rowid;
-"""
-STATE_TABLES = ("contracts", "totals", "schemas")
+STATE_TABLES = ("contracts", "unified", "shares", "totals", "schemas")
 """Tables that a checkpoint holds whole."""
 
 
@@ -109,7 +94,7 @@ class Cache:
             file = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
             file.backup(memory)
             file.close()
-        _prepare(memory, url)
+        prepare(memory, url)
         return Cache(memory)
 
     def close(self) -> None:
@@ -139,7 +124,7 @@ class Cache:
     def forget(self, url: str) -> None:
         """Empty the cache."""
         with self._lock:
-            _reset(self._db, url)
+            reset(self._db, url)
 
     @_surviving
     def apply(self, entry: Entry, digest: str) -> None:
@@ -151,6 +136,10 @@ class Cache:
         self._db.executemany(
             "insert or replace into contracts values (?, ?)",
             [(one.feed, one.model_dump_json()) for one in entry.pinned],
+        )
+        self._db.executemany(
+            "insert or replace into unified values (?, ?)",
+            [(one.feed, one.model_dump_json()) for one in entry.unified],
         )
         self._mark(entry, entry.set_aside, ASIDE)
         self._mark(entry, entry.released, RELEASED)
@@ -209,6 +198,11 @@ class Cache:
         """Return every pinned contract, by feed."""
         found = self._rows("select body from contracts order by feed")
         return [Contract.model_validate_json(body) for (body,) in found]
+
+    def unified(self) -> dict[str, UnifiedContract]:
+        """Return the pinned contracts of unified feeds, by feed."""
+        found = self._rows("select feed, body from unified order by feed")
+        return {feed: UnifiedContract.model_validate_json(body) for feed, body in found}
 
     def index_objects(
         self, event_type: str, hours: Sequence[int], since: datetime, until: datetime
@@ -312,11 +306,34 @@ class Cache:
                 batch.rows_out,
                 batch.duplicates,
                 batch.rejects,
-                sum(one.bytes for one in batch.outputs if one.kind == "feed"),
+                sum(
+                    one.bytes
+                    for one in batch.outputs
+                    if one.kind == "feed" and not one.feed
+                ),
                 last,
                 entry.at.isoformat(),
             ),
         )
+
+        for share in batch.shares:
+            outputs = [one for one in batch.outputs if one.feed == share.feed]
+            written = [one.bytes for one in outputs if one.kind == "feed"]
+            self._db.execute(
+                "insert into shares values (?, ?, ?, ?, ?, ?) "
+                "on conflict (feed) do update set "
+                "objects = objects + excluded.objects, "
+                "rows = rows + excluded.rows, rejects = rejects + excluded.rejects, "
+                "bytes = bytes + excluded.bytes, committed_at = excluded.committed_at",
+                (
+                    share.feed,
+                    len(written),
+                    share.rows,
+                    share.rejects,
+                    sum(written),
+                    entry.at.isoformat(),
+                ),
+            )
 
     def _mark(self, entry: Entry, files: Iterable[Any], state: str) -> None:
         for one in files:
@@ -381,34 +398,8 @@ def _opened(path: Path | None, url: str) -> Cache:
     connection = sqlite3.connect(
         str(path or ":memory:"), timeout=30, check_same_thread=False
     )
-    _prepare(connection, url)
+    prepare(connection, url)
     return Cache(connection, path)
-
-
-def _prepare(connection: sqlite3.Connection, url: str) -> None:
-    """Keep a cache of this version and ledger, else start it anew."""
-    connection.isolation_level = None
-    connection.execute("pragma synchronous = normal")
-    tables = connection.execute("select name from sqlite_master").fetchall()
-    held = ("meta",) in tables
-    found = dict(connection.execute("select name, value from meta") if held else ())
-    if (found.get("version"), found.get("url")) != (VERSION, url):
-        _reset(connection, url)
-
-
-def _reset(connection: sqlite3.Connection, url: str) -> None:
-    connection.execute("begin immediate")
-    tables = connection.execute(
-        "select name from sqlite_master where type = 'table'"
-    ).fetchall()
-    for (name,) in tables:
-        connection.execute(f"drop table {name}")
-    for statement in _TABLES.split(";"):
-        connection.execute(statement)
-    connection.executemany(
-        "insert into meta values (?, ?)", [("version", VERSION), ("url", url)]
-    )
-    connection.execute("commit")
 
 
 def _seconds(time: datetime) -> int:

@@ -32,6 +32,7 @@ from pydantic_settings import (
 )
 
 from currents_ingest.errors import SettingsError
+from currents_ingest.privacy import Choice  # noqa: TC001 (pydantic reads it)
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -104,6 +105,19 @@ class Feeds(_Section):
     """Where the Parquet feeds, the ledger and the index go."""
 
     url: str = Field(min_length=1, description="Same forms as source.url.")
+    include: tuple[str, ...] = Field(
+        default=("raw", "email_events"),
+        description="Which feeds to make, by glob; raw is every event type's own.",
+    )
+    contracts: tuple[str, ...] = Field(
+        default=(),
+        description="Folders of your own contracts of unified feeds, <feed>.toml; same "
+        "forms as source.url. One named like a shipped one takes its place.",
+    )
+    options: dict[str, dict[str, str]] = Field(
+        default={},
+        description="Options of unified feeds by feed; `feeds contract` lists them.",
+    )
     dedupe_horizon: Duration = Field(
         default=timedelta(days=45),
         description="How far apart, in queued time, two deliveries of one event may "
@@ -115,6 +129,40 @@ class Feeds(_Section):
         le=1,
         description="A batch with a larger share of rejected rows gives none of its "
         "offending files' rows; they wait in quarantine.",
+    )
+
+
+class Brands(_Section):
+    """Which brand and region a row belongs to, in unified feeds."""
+
+    default: str = Field(
+        default="default",
+        min_length=1,
+        description="Brand of every row that no name below fits.",
+    )
+    names: dict[str, str] = Field(
+        default={},
+        description="Brand by subscription group id, app group id or sending domain; "
+        "the first of these that is named counts.",
+    )
+    region: str = Field(
+        default="", description="Region of every row that no name below fits, if any."
+    )
+    regions: dict[str, str] = Field(
+        default={}, description="Region by the same names as in names."
+    )
+
+
+class Privacy(_Section):
+    """What becomes of personal data; a field that is not named is kept."""
+
+    fields: dict[str, Choice] = Field(
+        default={},
+        description="keep, hash (SHA-256 of the trimmed, lower-case text) or drop, by "
+        "Braze's field name, in every feed.",
+    )
+    feeds: dict[str, dict[str, Choice]] = Field(
+        default={}, description="The same for single feeds, by name; this counts more."
     )
 
 
@@ -174,6 +222,8 @@ class Settings(BaseSettings):
 
     source: Source
     feeds: Feeds
+    brands: Brands = Brands()
+    privacy: Privacy = Privacy()
     schemas: Schemas = Schemas()
     ledger: LedgerSettings = LedgerSettings()
     limits: Limits = Limits()
@@ -201,6 +251,8 @@ class _SchemasOnly(Settings):
     model_config = SettingsConfigDict(extra="ignore")
     source: Any = None
     feeds: Any = None
+    brands: Any = None
+    privacy: Any = None
     ledger: Any = None
     limits: Any = None
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -14,9 +16,10 @@ from currents_ingest.compatibility import Verdict, compare, unmapped
 from currents_ingest.errors import BreakingDriftError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from currents_ingest.contracts import ColumnType, Contract
+    from currents_ingest.privacy import Choice
     from currents_ingest.schemas import Field, WriterSchema
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -24,6 +27,7 @@ LATEST = datetime(2100, 1, 1, tzinfo=UTC)
 """Event times outside are mistakes (milliseconds taken for seconds, say): rejected.
 Imported history may be old and test events lie in the future, so it is a wide range."""
 
+NOTHING_CHOSEN: Mapping[str, Choice] = MappingProxyType({})
 FILE, ROW, REASON = "currents_file", "currents_row", "reason"
 
 POLARS_TYPES: dict[ColumnType, Any] = {
@@ -60,12 +64,13 @@ class Conformed:
     """Columns ``currents_file``, ``currents_row``, ``reason``."""
 
 
-def conform(
+def conform(  # noqa: PLR0913 (all that a row depends on)
     frame: pl.DataFrame,
     writer: WriterSchema,
     contract: Contract,
     origins: Sequence[Origin],
     ingested_at: datetime,
+    privacy: Mapping[str, Choice] = NOTHING_CHOSEN,
 ) -> Conformed:
     """Turn decoded rows into the contract's columns.
 
@@ -75,6 +80,8 @@ def conform(
         contract: The feed's pinned contract.
         origins: The files, with their rows; the sum is the frame's height.
         ingested_at: The batch's planned time.
+        privacy: What becomes of fields that go to ``unmapped_fields``; the others
+            come as they are, see hidden.
 
     Raises:
         BreakingDriftError: The writer schema does not fit the contract.
@@ -100,7 +107,7 @@ def conform(
         pl.col(_FILE).alias(FILE),
         pl.col(_ROW).alias(ROW),
         pl.col(_QUEUED).alias("currents_queued_at"),
-        _unmapped(unmapped(writer, contract)).alias("unmapped_fields"),
+        _unmapped(unmapped(writer, contract), privacy).alias("unmapped_fields"),
         _reason(frame, fields, contract, places).alias(REASON),
     )
     order = list(contract.types)
@@ -191,13 +198,16 @@ def _when(condition: pl.Expr, reason: str) -> pl.Expr:
     return pl.when(condition).then(pl.lit(reason))
 
 
-def _unmapped(fields: Sequence[Field]) -> pl.Expr:
+def _unmapped(fields: Sequence[Field], privacy: Mapping[str, Choice]) -> pl.Expr:
     """Write fields that the contract does not know as one JSON object a row.
 
     Null fields are left out; a row without any has null.
     """
     pieces = [
-        pl.concat_str(pl.lit(f"{json.dumps(field.name)}:"), _json_value(field))
+        pl.concat_str(
+            pl.lit(f"{json.dumps(field.name)}:"),
+            _json_value(field, privacy.get(field.name, "keep")),
+        )
         for field in fields
     ]
     if not pieces:
@@ -206,13 +216,45 @@ def _unmapped(fields: Sequence[Field]) -> pl.Expr:
     return pl.when(joined != "").then(pl.concat_str(pl.lit("{"), joined, pl.lit("}")))
 
 
-def _json_value(field: Field) -> pl.Expr:
+def _json_value(field: Field, choice: Choice) -> pl.Expr:
     """Write a field's value as JSON text, null staying null."""
-    column = pl.col(field.name)
-    if field.type in ("array", "complex"):  # decoded as JSON text already
+    column = guarded(pl.col(field.name), choice)
+    if field.type in ("array", "complex") and choice != "hash":  # JSON text already
         return column
-    if field.type == "float":
+    if field.type == "float" and choice != "hash":
         column = column.cast(pl.String).cast(pl.Float64, strict=False)
     whole = pl.struct(column.alias("v")).struct.json_encode()
     text = whole.str.slice(len('{"v":')).str.head(-1)
     return pl.when(pl.col(field.name).is_not_null()).then(text)
+
+
+def hidden(rows: pl.DataFrame, privacy: Mapping[str, Choice]) -> pl.DataFrame:
+    """Return a raw feed's rows with personal fields as the choices leave them."""
+    return rows.with_columns(
+        guarded(pl.col(name), choice).alias(name)
+        for name, choice in privacy.items()
+        if name in rows.columns
+    )
+
+
+def sha256(texts: pl.Expr) -> pl.Expr:
+    """Hash texts as ad platforms want it: SHA-256 of the trimmed, lower-case text."""
+    plain = texts.cast(pl.String).str.strip_chars().str.to_lowercase()
+    return plain.map_batches(_sha256, return_dtype=pl.String, is_elementwise=True)
+
+
+def _sha256(texts: pl.Series) -> pl.Series:
+    digests = [
+        None if text is None else hashlib.sha256(text.encode()).hexdigest()
+        for text in texts
+    ]
+    return pl.Series(texts.name, digests, dtype=pl.String)
+
+
+def guarded(value: pl.Expr, choice: Choice) -> pl.Expr:
+    """Return a field's values as the choice leaves them."""
+    if choice == "keep":
+        return value
+    if choice == "hash":
+        return sha256(value)
+    return pl.when(pl.lit(value=False)).then(value)  # null, of the same type

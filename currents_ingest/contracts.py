@@ -122,6 +122,8 @@ def _numbered(name: str) -> Iterator[str]:
     yield from (f"{name}_{number}" for number in count(2))
 
 
+UNMAPPED = "unmapped_fields"
+"""JSON of the fields that have no column."""
 ADDED = (
     Column(name="event_datetime", type="timestamp"),
     Column(name="currents_event_type", type="string"),
@@ -130,7 +132,7 @@ ADDED = (
     Column(name="currents_row", type="int64"),
     Column(name="currents_queued_at", type="timestamp"),
     Column(name="ingested_at", type="timestamp"),
-    Column(name="unmapped_fields", type="json"),
+    Column(name=UNMAPPED, type="json"),
 )
 
 _ADDED_NAMES = frozenset(column.name for column in ADDED)

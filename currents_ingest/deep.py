@@ -19,6 +19,7 @@ import polars as pl
 from currents_ingest import avro, conform, keys, parquet, reading
 from currents_ingest.codecs import MAX_UNPACKED
 from currents_ingest.errors import CorruptObjectError, ForeignKeyError
+from currents_ingest.privacy import REDACTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -68,8 +69,6 @@ WORDS: dict[str, frozenset[str]] = {
     "subscription_status": frozenset({"subscribed", "unsubscribed", "opted in"}),
 }
 """Known values by field, lower case: Braze's own differ in it."""
-REDACTED = "[REDACTED]"
-"""What a connector's field transformation leaves. Source: "Setting up Currents"."""
 LATE, EARLY = 24 * 3600, 3600
 """Seconds before and after its queued hour at which an event counts as late, and as
 one that lies in the future."""

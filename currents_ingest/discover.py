@@ -21,14 +21,14 @@ from currents_ingest.schemas import parse
 from currents_ingest.store import StoredObject
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from datetime import datetime
 
     from currents_ingest.cache import Cache
-    from currents_ingest.config import Settings
     from currents_ingest.ledger import Ledger
-    from currents_ingest.schemas import Registry
+    from currents_ingest.selection import Selection
     from currents_ingest.store import Store
+    from currents_ingest.unified import UnifiedContract
 
 MAX_FILES = 10_000
 """Files in one batch: what a manifest and one round of requests can bear."""
@@ -169,15 +169,24 @@ def _ordered(files: list[SourceFile]) -> tuple[SourceFile, ...]:
 def job(  # noqa: PLR0913 (all that a batch depends on)
     found: Found,
     cache: Cache,
-    registry: Registry,
-    settings: Settings,
+    selection: Selection,
+    pinned: Mapping[str, UnifiedContract],
     now: datetime,
     max_bytes: int,
 ) -> Job:
-    """Add to a batch's files all that its work depends on."""
-    event_type = found.event_type
-    writers = registry.writers(event_type)
-    contract = cache.contract(feed_name(event_type))
+    """Add to a batch's files all that its work depends on.
+
+    Args:
+        found: The files.
+        cache: What the ledger says.
+        selection: What the settings say.
+        pinned: The contracts in force of the unified feeds that are made.
+        now: The batch's planned time.
+        max_bytes: What one file may hold.
+    """
+    event_type, feed = found.event_type, feed_name(found.event_type)
+    writers = selection.registry.writers(event_type)
+    contract = cache.contract(feed)
     if contract is None and writers:
         contract = raw_contract(event_type, writers)
     return Job(
@@ -191,7 +200,14 @@ def job(  # noqa: PLR0913 (all that a batch depends on)
             for drift, _ in cache.drift()
             if drift.event_type == event_type
         ),
-        max_reject_share=settings.feeds.max_reject_share,
+        max_reject_share=selection.settings.feeds.max_reject_share,
         max_bytes=max_bytes,
+        raw=selection.writes_raw(feed),
+        privacy=selection.privacy(feed),
+        unified=tuple(
+            (one, selection.decided(one.feed))
+            for one in pinned.values()
+            if one.sources_of(event_type)
+        ),
         asked_for=found.asked_for,
     )

@@ -9,12 +9,13 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from currents_ingest import parquet, refilling
-from currents_ingest.contracts import Contract, raw_contract
-from currents_ingest.errors import NotThereError
+from currents_ingest.contracts import Column, Contract, raw_contract
+from currents_ingest.errors import NotThereError, SettingsError
 from currents_ingest.ledger import STAGING, entry_key, read_entry
 from currents_ingest.manifest import Entry, Output, Refill, refill_feed
-from currents_ingest.registry import open_registry
+from currents_ingest.selection import select
 from currents_ingest.session import begin, looking
+from currents_ingest.unified import UnifiedContract
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     import polars as pl
 
     from currents_ingest.config import Settings
-    from currents_ingest.contracts import Column, ColumnType
+    from currents_ingest.contracts import ColumnType
     from currents_ingest.ledger import Ledger
     from currents_ingest.schemas import Registry
+    from currents_ingest.selection import Selection
     from currents_ingest.session import Session
     from currents_ingest.store import Store
 
@@ -46,9 +48,11 @@ AMPERITY_TYPES: dict[ColumnType, str] = {
 class Feed:
     """A feed's contract as it is, and what the registry could add."""
 
-    contract: Contract
+    contract: Contract | UnifiedContract
     pinned: bool
     """It has published; otherwise this is the contract that it would begin with."""
+    included: bool
+    """The settings ask for it."""
     new: tuple[Column, ...]
     """Columns that an upgrade would add."""
 
@@ -79,21 +83,35 @@ class Refilled:
 
 def feeds(settings: Settings) -> list[Feed]:
     """Return every feed that has published or could, by name; changes nothing."""
-    registry = open_registry(settings.schemas)
+    selection = select(settings)
     with looking(settings) as (_, ledger):
         found = {one.feed: one for one in ledger.cache.contracts()}
-    pinned = set(found)
-    for event_type in registry.event_types():
-        contract = raw_contract(event_type, registry.writers(event_type))
+        unified = ledger.cache.unified()
+    pinned = {*found, *unified}
+    for event_type in selection.registry.event_types():
+        writers = selection.registry.writers(event_type)
+        contract = raw_contract(event_type, writers)
         found.setdefault(contract.feed, contract)
-    return [
+    made = {one.feed for one in selection.included()}
+    raw = [
         Feed(
-            contract=found[name],
-            pinned=name in pinned,
-            new=_new(found[name], registry),
+            contract=one,
+            pinned=one.feed in pinned,
+            included=selection.writes_raw(one.feed),
+            new=_new(one, selection.registry),
         )
-        for name in sorted(found)
+        for one in found.values()
     ]
+    more = [
+        Feed(
+            contract=one,
+            pinned=one.feed in pinned,
+            included=one.feed in made,
+            new=_added(one, selection.contracts.get(one.feed, one)),
+        )
+        for one in {**selection.contracts, **unified}.values()
+    ]
+    return sorted([*raw, *more], key=lambda feed: feed.contract.feed)
 
 
 def show(settings: Settings, feed: str) -> Feed:
@@ -110,32 +128,36 @@ def show(settings: Settings, feed: str) -> Feed:
 
 def preview(settings: Settings, feed: str) -> Upgrade:
     """Say what an upgrade would do; changes nothing."""
-    registry = open_registry(settings.schemas)
+    selection = select(settings)
     with looking(settings) as (_, ledger):
-        contract = _pinned(ledger, feed)
-        return _upgrade(contract, _grown(contract, registry))
+        before, after = _versions(ledger, selection, feed)
+        return _upgrade(before, after)
 
 
 def upgrade(settings: Settings, feed: str) -> Upgrade:
-    """Start a feed's next contract version, with a column for every known field.
+    """Start a feed's next contract version: of an event type, or of a unified feed.
 
+    The first has a column for every known field, the second is what its file says.
     Columns are only added, so what reads the feed goes on reading it once it knows
     the new ones. What was delivered stays as it is; see refill.
 
     Raises:
         NotThereError: The feed has not published.
+        SettingsError: The next version of a unified contract takes something away.
         LeaseHeldError: Another run is at work; nothing was done.
     """
     with begin(settings) as session:
         made: list[Upgrade] = []
 
         def draft() -> Entry | None:
-            contract = _pinned(session.ledger, feed)
-            after = _grown(contract, session.registry)
-            made.append(_upgrade(contract, after))
-            if after == contract:
+            before, after = _versions(session.ledger, session.selection, feed)
+            made.append(_upgrade(before, after))
+            if after == before:
                 return None
-            return Entry(at=datetime.now(UTC), run=session.token, pinned=(after,))
+            now = datetime.now(UTC)
+            if isinstance(after, UnifiedContract):
+                return Entry(at=now, run=session.token, unified=(after,))
+            return Entry(at=now, run=session.token, pinned=(after,))
 
         session.decide(draft)
         return made[-1]
@@ -188,6 +210,36 @@ def preview_refill(settings: Settings, feed: str) -> Refilled:
     )
 
 
+def _versions(
+    ledger: Ledger, selection: Selection, feed: str
+) -> tuple[Contract, Contract] | tuple[UnifiedContract, UnifiedContract]:
+    """Return a feed's contract in force, and the one that an upgrade brings."""
+    if (unified := ledger.cache.unified().get(feed)) is None:
+        contract = _pinned(ledger, feed)
+        return contract, _grown(contract, selection.registry)
+    after = selection.contracts.get(feed, unified)
+    if after.version <= unified.version:
+        return unified, unified
+    lost = sorted(set(unified.types.items()) - set(after.types.items()))
+    same = (unified.key, unified.last_updated) == (after.key, after.last_updated)
+    if lost or not same:
+        names = ", ".join(name for name, _ in lost) or "its key or last-updated column"
+        problem = (
+            f"version {after.version} of {feed} changes {names}: readers rely on what "
+            "was published, so columns can only be added. Give the feed another name"
+        )
+        raise SettingsError((problem,))
+    return unified, after
+
+
+def _added(before: UnifiedContract, after: UnifiedContract) -> tuple[Column, ...]:
+    return tuple(
+        Column(name=name, type=kind)
+        for name, kind in after.types.items()
+        if name not in before.types
+    )
+
+
 def _pinned(ledger: Ledger, feed: str) -> Contract:
     if (contract := ledger.cache.contract(feed)) is None:
         raise NotThereError(f"{feed} among the feeds that have published")
@@ -202,12 +254,15 @@ def _new(contract: Contract, registry: Registry) -> tuple[Column, ...]:
     return _upgrade(contract, _grown(contract, registry)).columns
 
 
-def _upgrade(before: Contract, after: Contract) -> Upgrade:
+def _upgrade(
+    before: Contract | UnifiedContract, after: Contract | UnifiedContract
+) -> Upgrade:
+    if isinstance(before, UnifiedContract) and isinstance(after, UnifiedContract):
+        columns = _added(before, after)
+    elif isinstance(before, Contract) and isinstance(after, Contract):
+        columns = tuple(one for one in after.columns if one not in before.columns)
     return Upgrade(
-        feed=before.feed,
-        before=before.version,
-        after=after.version,
-        columns=tuple(one for one in after.columns if one not in before.columns),
+        feed=before.feed, before=before.version, after=after.version, columns=columns
     )
 
 
@@ -230,8 +285,8 @@ def _sources(ledger: Ledger, contract: Contract) -> list[str]:
                 batch.feed == contract.feed
                 and batch.contract_version < contract.version
             ):
-                feed = (one.key for one in batch.outputs if one.kind == "feed")
-                found |= dict.fromkeys(feed)
+                own = (one for one in batch.outputs if not one.feed)
+                found |= dict.fromkeys(one.key for one in own if one.kind == "feed")
         for one in entry.refills:
             if (one.feed, one.contract_version) == (contract.feed, contract.version):
                 done.update(one.sources)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from currents_ingest.compatibility import Verdict  # noqa: TC001 (pydantic reads it)
 from currents_ingest.contracts import Contract  # noqa: TC001 (pydantic reads it)
+from currents_ingest.unified import UnifiedContract  # noqa: TC001 (pydantic reads it)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,8 +67,26 @@ class Output(_Frozen):
     rows: int
     bytes: int
     sha256: str
+    feed: str = ""
+    """A unified feed; empty: the event type's own."""
     first_event: datetime | None = None
     last_event: datetime | None = None
+
+
+class Share(_Frozen):
+    """What a batch gave to a unified feed.
+
+    The batch's rows_out = rows + rejects + passed_over + superseded.
+    """
+
+    feed: str
+    contract_version: int
+    rows: int
+    rejects: int
+    passed_over: int
+    """Rows that the contract does not ask for."""
+    superseded: int = 0
+    """States that a newer one in the same batch replaces."""
 
 
 class Manifest(_Frozen):
@@ -85,6 +104,9 @@ class Manifest(_Frozen):
     rejects: int
     hours: dict[int, int]
     """Rows delivered by event hour (hours since 1970, UTC)."""
+    raw: bool = True
+    """The event type's own feed is made; otherwise its rows went elsewhere alone."""
+    shares: tuple[Share, ...] = ()
 
     @property
     def queued(self) -> tuple[datetime, datetime]:
@@ -132,6 +154,8 @@ class Entry(_Frozen):
     """Token of the run that wrote it."""
     batches: tuple[Manifest, ...] = ()
     pinned: tuple[Contract, ...] = ()
+    unified: tuple[UnifiedContract, ...] = ()
+    """Contracts of unified feeds, pinned likewise."""
     set_aside: tuple[SetAside, ...] = ()
     released: tuple[FileId, ...] = ()
     """Quarantined files that the next poll reads again."""
@@ -148,16 +172,20 @@ class Entry(_Frozen):
         parts: Counter[str] = Counter()
         batches = []
         for batch in self.batches:
-            name = _name(batch.feed, batch.planned_at, number, parts[batch.feed])
-            parts[batch.feed] += 1
-            batches.append(_keyed(batch, batch.feed, [name] * len(batch.outputs)))
+            feeds = [one.feed or batch.feed for one in batch.outputs]
+            keyed = {
+                feed: _name(feed, batch.planned_at, number, parts[feed])
+                for feed in feeds
+            }
+            parts.update(keyed.keys())
+            batches.append(_keyed(batch, [(feed, keyed[feed]) for feed in feeds]))
         refills = []
         for one in self.refills:
             feed = refill_feed(one.feed)
             rows = range(parts[feed], parts[feed] + len(one.outputs))
             names = [_name(feed, one.planned_at, number, part) for part in rows]
             parts[feed] += len(names)
-            refills.append(_keyed(one, feed, names))
+            refills.append(_keyed(one, [(feed, name) for name in names]))
         return self.model_copy(
             update={
                 "number": number,
@@ -183,14 +211,13 @@ def refill_feed(feed: str) -> str:
     return f"{feed}_refill"
 
 
-def _keyed(done: Done, feed: str, names: Sequence[str]) -> Done:
-    """Return what was done with its outputs' final keys."""
-    pairs = zip(done.outputs, names, strict=True)
+def _keyed(done: Done, names: Sequence[tuple[str, str]]) -> Done:
+    """Return what was done with its outputs' final keys, from feeds and names."""
     outputs = tuple(
         one.model_copy(
             update={"key": _final_key(one.kind, feed, done.planned_at, name)}
         )
-        for one, name in pairs
+        for one, (feed, name) in zip(done.outputs, names, strict=True)
     )
     return done.model_copy(update={"outputs": outputs})
 

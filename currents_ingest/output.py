@@ -81,6 +81,12 @@ def show_status(found: Status) -> None:
             f"{one.newest_hour:%Y-%m-%d %H:00}",
         )
     out.print(table)
+    if found.unified:
+        table = table_of("unified feed", "objects", "rows", "rejects")
+        for each in found.unified:
+            figures = each.objects, each.rows, each.rejects
+            table.add_row(each.feed, *(f"{n:,}" for n in figures))
+        out.print(table)
     out.print(
         f"{found.entries} ledger entries, {found.quarantined} files in quarantine"
     )

@@ -234,6 +234,8 @@ class Run:
             for each in done
             if each.manifest and each.read.contract
         }
+        pinned = cache.unified()
+        unified = {one.feed: one for each in done for one in each.unified}
         known = {(one.fingerprint, one.event_type) for one, _ in cache.drift()}
         drift = {
             (one.fingerprint, one.event_type): one
@@ -249,6 +251,9 @@ class Run:
                 contract
                 for feed, contract in sorted(contracts.items())
                 if cache.contract(feed) is None
+            ),
+            unified=tuple(
+                one for feed, one in sorted(unified.items()) if feed not in pinned
             ),
             set_aside=tuple(
                 one

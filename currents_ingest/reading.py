@@ -24,13 +24,16 @@ from currents_ingest.errors import (
 from currents_ingest.manifest import Drift, FileId, Input, SetAside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from currents_ingest.avro import Container
     from currents_ingest.keys import CurrentsKey
+    from currents_ingest.privacy import Choice
     from currents_ingest.schemas import WriterSchema
     from currents_ingest.store import Store, StoredObject
+    from currents_ingest.unified import UnifiedContract
+    from currents_ingest.unify import Decided
 
 DECODED_AT_ONCE = 16 << 20
 """Bytes of rows; decoding takes several times as much for a moment."""
@@ -66,6 +69,12 @@ class Job:
     max_reject_share: float
     max_bytes: int
     """What one file may hold, so that memory stays within its limit."""
+    raw: bool = True
+    """Whether the event type's own feed is made."""
+    privacy: Mapping[str, Choice]
+    """What becomes of personal fields in that feed."""
+    unified: tuple[tuple[UnifiedContract, Decided], ...] = ()
+    """The unified feeds that take rows of the event type."""
     asked_for: bool = False
     """Someone released these files from quarantine: one that is gone goes back."""
 
@@ -318,7 +327,9 @@ def _conformed_part(
         for one in read
     ]
     schema = read[0].container.schema
-    return conform.conform(frame, schema, contract, origins, job.planned_at)
+    return conform.conform(
+        frame, schema, contract, origins, job.planned_at, job.privacy
+    )
 
 
 def _in_order(rows: pl.DataFrame, files: _Sorting) -> pl.DataFrame:

@@ -12,6 +12,7 @@ import orjson
 import polars as pl
 
 from currents_ingest.conform import POLARS_TYPES
+from currents_ingest.contracts import UNMAPPED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from currents_ingest.contracts import ColumnType, Contract
 
-UNMAPPED = "unmapped_fields"
 
 _FITS: dict[ColumnType, Callable[[Any], bool]] = {
     "string": lambda value: isinstance(value, str),

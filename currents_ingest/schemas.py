@@ -32,6 +32,8 @@ Json = Any
 """A decoded Avro schema: foreign until it is a WriterSchema."""
 
 SHIPPED = "shipped"
+FEEDS = "feeds"
+"""Folder of contracts among those of event types."""
 _LONGEST_NAME = 255
 _NO_BYTES = (
     "the schema has a type whose values take no bytes, outside a union: nothing would "
@@ -243,14 +245,13 @@ def versions(event_type: str) -> tuple[SchemaVersion, ...]:
 
 @cache
 def _shipped() -> frozenset[str]:
-    return frozenset(folder.name for folder in schemas_root().iterdir())
+    return frozenset(path.name for path in schemas_root().iterdir()) - {FEEDS}
 
 
 @cache
 def known() -> dict[str, tuple[SchemaVersion, ...]]:
     """Return every shipped version by event type."""
-    folders = sorted(schemas_root().iterdir())
-    return {folder.name: versions(folder.name) for folder in folders}
+    return {name: versions(name) for name in sorted(_shipped())}
 
 
 def _version(path: Path) -> SchemaVersion:

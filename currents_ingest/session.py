@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from currents_ingest import discover, lease, memory, registry
+from currents_ingest import discover, lease, memory
 from currents_ingest.errors import LedgerConflictError
 from currents_ingest.ledger import Ledger
 from currents_ingest.pipeline import WORKERS, Run, max_bytes_in_work
+from currents_ingest.selection import in_force, select
 from currents_ingest.store import Store
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from currents_ingest.config import Settings
     from currents_ingest.lease import Lease
     from currents_ingest.manifest import Entry
-    from currents_ingest.schemas import Registry
+    from currents_ingest.selection import Selection
 
 log = structlog.get_logger()
 
@@ -41,7 +42,7 @@ class Session:
     settings: Settings
     source: Store
     ledger: Ledger
-    registry: Registry
+    selection: Selection
     lease: Lease | None
     token: str
 
@@ -51,7 +52,12 @@ class Session:
         return max_bytes_in_work(self.settings.limits)
 
     def run(self, attempt: int, stop: Callable[[], bool]) -> Run:
-        """Return a run over new files; *attempt* counts how often it planned anew."""
+        """Return a run over new files; *attempt* counts how often it planned anew.
+
+        Raises:
+            SettingsError: A contract changed without a new version.
+        """
+        pinned = in_force(self.selection, self.ledger.cache.unified())
         return Run(
             source=self.source,
             ledger=self.ledger,
@@ -62,8 +68,8 @@ class Session:
             make_job=lambda found: discover.job(
                 found,
                 self.ledger.cache,
-                self.registry,
-                self.settings,
+                self.selection,
+                pinned,
                 datetime.now(UTC),
                 self.max_bytes,
             ),
@@ -95,13 +101,14 @@ def begin(settings: Settings) -> Iterator[Session]:
 
     Raises:
         LeaseHeldError: Another run is at work; nothing was done.
+        SettingsError: A setting or a contract cannot be used.
         StoreError: A bucket could not be reached.
     """
     memory.return_what_is_freed()
     token = secrets.token_hex(8)
     source, feeds = _stores(settings, settings.limits.concurrency // WORKERS)
     holder = f"{socket.gethostname()}, process {os.getpid()}"
-    known = registry.open_registry(settings.schemas)
+    chosen = select(settings)
     with closing(Ledger.open(feeds, settings.ledger.cache)) as ledger:
         if not ledger.probe(token):
             log.warning(
@@ -112,7 +119,7 @@ def begin(settings: Settings) -> Iterator[Session]:
             ledger.catch_up()
             # With the lease, whoever staged before us is dead or has lost it.
             ledger.sweep(token, timedelta(0) if held else _STAGING_KEPT)
-            yield Session(settings, source, ledger, known, held, token)
+            yield Session(settings, source, ledger, chosen, held, token)
 
 
 @contextmanager

@@ -40,6 +40,18 @@ class FeedStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnifiedStatus:
+    """One unified feed since its first object."""
+
+    feed: str
+    objects: int
+    rows: int
+    rejects: int
+    bytes: int
+    committed_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drifted:
     """A writer schema that its feed's contract does not know whole today."""
 
@@ -59,6 +71,7 @@ class Status:
 
     entries: int
     feeds: tuple[FeedStatus, ...]
+    unified: tuple[UnifiedStatus, ...]
     quarantined: int
     drift: tuple[Drifted, ...]
     lease: str | None
@@ -83,6 +96,7 @@ def _of(cache: Cache, registry: Registry, holder: str | None) -> Status:
             )
             for row in cache.table("totals")
         ),
+        unified=tuple(UnifiedStatus(**row) for row in cache.table("shares")),
         quarantined=len(cache.files(ASIDE)),
         drift=drifted(cache, registry),
         lease=holder,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from currents_ingest.config import Settings
     from currents_ingest.contracts import Contract
     from currents_ingest.manifest import Entry, Manifest, Output, Refill
+    from currents_ingest.unified import UnifiedContract
 
 Identity = tuple[str, str, int]
 
@@ -78,6 +79,11 @@ def verify(
     for feed in sorted({one.feed for one in chosen}):
         pinned = _contracts(entries, feed)
         found += _objects(feeds, pinned, [one for one in chosen if one.feed == feed])
+    unified = {
+        (one.feed, one.version): one for entry in entries for one in entry.unified
+    }
+    for batch in chosen:
+        found += _unified_objects(feeds, unified, batch)
     for refill in refills:
         if _within(refill, since, until):
             pinned = _contracts(entries, refill.feed)
@@ -149,14 +155,26 @@ def _balances(batches: list[Manifest]) -> Iterator[Difference]:
         out = batch.rows_out + batch.duplicates + batch.rejects
         if batch.rows_in != out or batch.rows_in != sum(i.rows for i in batch.inputs):
             yield Difference(where, f"{batch.rows_in} rows went in, {out} came out")
-        for kind, rows in (
-            ("feed", batch.rows_out),
-            ("index", batch.rows_out),
-            ("rejects", batch.rejects),
-        ):
-            held = sum(one.rows for one in batch.outputs if one.kind == kind)
-            if held != rows:
-                yield Difference(where, f"its {kind} has {held} rows and not {rows}")
+        wanted = {
+            ("feed", ""): batch.rows_out * batch.raw,
+            ("index", ""): batch.rows_out,
+            ("rejects", ""): batch.rejects,
+        }
+        for one in batch.shares:
+            wanted[("feed", one.feed)] = one.rows
+            wanted[("rejects", one.feed)] = one.rejects
+            out = one.rows + one.rejects + one.passed_over + one.superseded
+            if out != batch.rows_out:
+                told = f"of {batch.rows_out} rows {one.feed} tells of {out}"
+                yield Difference(where, told)
+        held: Counter[tuple[str, str]] = Counter()
+        for output in batch.outputs:
+            held[(output.kind, output.feed)] += output.rows
+        for at in wanted.keys() | held.keys():
+            if held[at] != wanted.get(at, 0):
+                name = " of ".join(filter(None, at))
+                told = f"its {name} has {held[at]} rows and not {wanted.get(at, 0)}"
+                yield Difference(where, told)
 
 
 def _objects(
@@ -166,20 +184,11 @@ def _objects(
     by_hour: dict[int, list[Output]] = defaultdict(list)
     for batch in batches:
         ids = None
-        for output in sorted(batch.outputs, key=lambda one: one.kind != "index"):
-            try:
-                body = feeds.get(output.key)
-            except NotThereError:
-                continue  # named already
-            if hashlib.sha256(body).hexdigest() != output.sha256:
-                yield Difference(output.key, "is not what was published: checksum")
-                continue
-            if output.kind == "rejects":
-                lines = body.count(b"\n")
-                if lines != output.rows:
-                    yield Difference(
-                        output.key, f"has {lines} lines, not {output.rows}"
-                    )
+        own = [one for one in batch.outputs if not one.feed]
+        for output in sorted(own, key=lambda one: one.kind != "index"):
+            body, wrong = _body(feeds, output)
+            yield from wrong
+            if body is None or output.kind == "rejects":
                 continue
             if output.kind == "index":
                 ids = parquet.from_bytes(body)
@@ -187,13 +196,46 @@ def _objects(
                     by_hour[hour].append(output)
             else:
                 contract = pinned.get(batch.contract_version)
-                wrong = tuple(_feed_object(contract, output, body))
+                wrong = list(_feed_object(contract, output, body))
                 yield from wrong or _against_index(output, body, ids)
     yield from _doubled(feeds, by_hour)
 
 
+def _unified_objects(
+    feeds: Store, pinned: dict[tuple[str, int], UnifiedContract], batch: Manifest
+) -> Iterator[Difference]:
+    """Read what a batch gave to unified feeds: checksum, columns, rows, keys."""
+    versions = {one.feed: one.contract_version for one in batch.shares}
+    for output in (one for one in batch.outputs if one.feed):
+        body, wrong = _body(feeds, output)
+        yield from wrong
+        if body is not None and output.kind == "feed":
+            contract = pinned.get((output.feed, versions.get(output.feed, 0)))
+            keys_ = contract.key if contract else ()
+            yield from _feed_object(contract, output, body, keys_)
+
+
+def _body(feeds: Store, output: Output) -> tuple[bytes | None, list[Difference]]:
+    """Read an object; None if it is not there, which is told elsewhere, or damaged."""
+    try:
+        body = feeds.get(output.key)
+    except NotThereError:
+        return None, []
+    if hashlib.sha256(body).hexdigest() != output.sha256:
+        told = "is not what was published: checksum"
+        return None, [Difference(output.key, told)]
+    lines = body.count(b"\n") if output.kind == "rejects" else output.rows
+    if lines != output.rows:
+        told = f"has {lines} lines, not {output.rows}"
+        return body, [Difference(output.key, told)]
+    return body, []
+
+
 def _feed_object(
-    contract: Contract | None, output: Output, body: bytes
+    contract: Contract | UnifiedContract | None,
+    output: Output,
+    body: bytes,
+    key: Sequence[str] = (dedupe.ID,),
 ) -> Iterator[Difference]:
     schema = parquet.schema_of(body)
     types = contract.types if contract else {}
@@ -201,12 +243,11 @@ def _feed_object(
     if list(schema.items()) != wanted:
         yield Difference(output.key, "its columns are not those of the contract")
         return
-    rows = parquet.from_bytes(body, [dedupe.ID, "event_datetime"])
+    rows = parquet.from_bytes(body, list(key))
     if rows.height != output.rows:
         yield Difference(output.key, f"has {rows.height} rows and not {output.rows}")
-    doubled = rows.height - rows[dedupe.ID].n_unique()
-    if doubled:
-        yield Difference(output.key, f"holds {doubled} ids twice")
+    if doubled := rows.height - rows.n_unique():
+        yield Difference(output.key, f"holds {doubled} keys twice")
 
 
 def _against_index(
@@ -278,13 +319,9 @@ def _refill_objects(
 ) -> Iterator[Difference]:
     """Read a refill's objects: checksum, columns, rows, and ids only once."""
     for output in refill.outputs:
-        try:
-            body = feeds.get(output.key)
-        except NotThereError:
-            continue  # named already
-        if hashlib.sha256(body).hexdigest() != output.sha256:
-            yield Difference(output.key, "is not what was published: checksum")
-        else:
+        body, wrong = _body(feeds, output)
+        yield from wrong
+        if body is not None:
             yield from _feed_object(contract, output, body)
 
 

@@ -304,7 +304,8 @@ def test_a_newer_registry_adds_no_column_by_itself(tmp_path):
     (drift,) = api.poll(newer).drift
     assert drift.verdict == "additive"
     assert len(set(at.objects(FEED))) == 1
-    (found,) = [one for one in feeds.feeds(newer) if one.pinned]
+    found = feeds.show(newer, FEED)
+    assert found.pinned
     assert {one.name for one in found.new} == {
         field.name for field in new.writer.fields
     } - {field.name for field in old.writer.fields} | {

@@ -29,8 +29,8 @@ def delivered(folder: Path) -> list[str]:
     lines = []
     for path in sorted(folder.glob("[a-z]*/**/*.parquet")):
         for row in pq.read_table(path).to_pylist():
-            row["ingested_at"] = None
-            lines.append(json.dumps(row, default=str, ensure_ascii=False))
+            made = dict.fromkeys({"ingested_at", "feed_updated_at"} & row.keys())
+            lines.append(json.dumps(row | made, default=str, ensure_ascii=False))
     return lines
 
 

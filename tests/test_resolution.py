@@ -597,8 +597,11 @@ def historical():
 
 
 def shipped():
-    folders = schemas.schemas_root().iterdir()
-    return [[json.loads(one.read_text()) for one in each.iterdir()] for each in folders]
+    files = schemas.schemas_root().glob("*/*.avsc")
+    found = {}
+    for one in files:
+        found.setdefault(one.parent, []).append(json.loads(one.read_text()))
+    return list(found.values())
 
 
 def extremes(schema):

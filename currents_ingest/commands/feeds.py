@@ -106,13 +106,21 @@ def _show_feeds(found: Sequence[Feed]) -> None:
 
 
 def _show_feed(found: Feed) -> None:
+    from currents_ingest.unified import UnifiedContract
+
     contract = found.contract
     state = f"contract version {contract.version}" if found.pinned else "not published"
-    out.print(f"{contract.feed}: {contract.event_type}, {state}")
-    out.print(f"key {contract.key}, last updated {contract.last_updated}")
-    for column in contract.columns:
-        source = f", from {column.field}" if column.field else ""
-        out.print(f"    {column.name} {column.type}{source}")
+    made = "" if found.included else ", not in feeds.include"
+    if isinstance(contract, UnifiedContract):
+        about, key = contract.description, ", ".join(contract.key)
+        tags = {one.name: one.tag for one in contract.columns if one.tag}
+    else:
+        about, key = contract.event_type, contract.key
+        tags = {one.name: f"from {one.field}" for one in contract.own if one.field}
+    out.print(f"{contract.feed}: {about}, {state}{made}")
+    out.print(f"key {key}, last updated {contract.last_updated}")
+    for name, kind in contract.types.items():
+        out.print(f"    {name} {kind}" + (f", {tags[name]}" if name in tags else ""))
     for column in found.new:
         out.print(f"[green]  + {column.name} {column.type}[/] (after an upgrade)")
 
@@ -122,7 +130,8 @@ def _show_upgrade(found: Upgrade, settings: Settings, *, done: bool) -> None:
     if not found.columns:
         out.print(
             f"{found.feed} stays at contract version {found.before}: it has a column "
-            "for every field in the registry. `schemas learn FILE` adds a schema."
+            "for every field in the registry (`schemas learn FILE` adds a schema), or, "
+            "if it is unified, its file has no newer version."
         )
         return
     verb = "now has" if done else "would get"
