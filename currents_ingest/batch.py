@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from currents_ingest.unified import UnifiedContract
 
 
+SMALL = 4 << 20
+"""Bytes of Parquet up to which rows for a unified feed wait to be merged."""
+
+
 @dataclass(slots=True)
 class Turn:
     """What a batch in work tells later ones of its event type, once it knows it."""
@@ -48,6 +52,17 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Rows for a unified feed, to be merged with those of other batches."""
+
+    contract: UnifiedContract
+    body: bytes
+    """Parquet, with the contract's columns."""
+    span: tuple[Any, Any]
+    """First and last event time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """What became of a batch; nothing of it counts before it is in the ledger."""
 
@@ -55,6 +70,8 @@ class Done:
     manifest: Manifest | None
     unified: tuple[UnifiedContract, ...] = ()
     """Contracts under which it gave to unified feeds."""
+    parts: tuple[Part, ...] = ()
+    """What it gave to them that is too small for an object of its own."""
 
 
 def work(  # noqa: PLR0913 (all that a batch depends on)
@@ -88,26 +105,36 @@ def work(  # noqa: PLR0913 (all that a batch depends on)
     delivered += [turn.wait().index for turn in earlier]
     result = dedupe.deduplicate(read.rows, delivered)
     own.tell(read.contract, result.index)
-    staged = _Staging(feeds, staging)
-    if job.raw:
-        shown = conform.hidden(result.rows, job.privacy)
-        times = result.rows["event_datetime"]
-        staged.feed(read.contract.feed, "", shown, (times.min(), times.max()))
-    if result.index.height:
-        body = parquet.index_to_bytes(result.index)
-        staged.put("index", read.contract.feed, "", body, result.index.height)
+    staged = Staging(feeds, staging)
+    if count := result.rows.height:
+        name = read.contract.feed
+        if job.raw:
+            times = result.rows["event_datetime"]
+            body = parquet.to_bytes(conform.hidden(result.rows, job.privacy))
+            staged.put("feed", name, "", body, count, (times.min(), times.max()))
+        staged.put("index", name, "", parquet.index_to_bytes(result.index), count)
     staged.rejects(read.contract.feed, "", read.rejects)
-    shares = tuple(_shared(job, result.rows, staged))
+    parts: list[Part] = []
+    shares = tuple(_shared(job, result.rows, staged, parts))
     manifest = _manifest(job, read, read.contract, result, staged.outputs, shares)
     contracts = tuple(contract for contract, _ in job.unified)
-    return Done(read=_lightly(read), manifest=manifest, unified=contracts)
+    return Done(
+        read=_lightly(read), manifest=manifest, unified=contracts, parts=tuple(parts)
+    )
 
 
-def _shared(job: Job, rows: pl.DataFrame, staged: _Staging) -> Iterator[Share]:
-    """Write what the batch gives to each unified feed."""
+def _shared(
+    job: Job, rows: pl.DataFrame, staged: Staging, parts: list[Part]
+) -> Iterator[Share]:
+    """Write what the batch gives to each unified feed, or add it to *parts*."""
     for contract, decided in job.unified:
         found = unify.unify(rows, job.event_type, contract, decided)
-        staged.feed(contract.feed, contract.feed, found.rows, found.span)
+        body = parquet.to_bytes(found.rows)
+        if found.rows.height and len(body) <= SMALL:
+            parts.append(Part(contract=contract, body=body, span=found.span))
+        elif found.rows.height:
+            name, height = contract.feed, found.rows.height
+            staged.put("feed", name, name, body, height, found.span)
         staged.rejects(contract.feed, contract.feed, found.rejects)
         yield Share(
             feed=contract.feed,
@@ -139,19 +166,12 @@ def _delivered(
 
 
 @dataclass(slots=True)
-class _Staging:
+class Staging:
     """Writes a batch's objects to staging and keeps what they are."""
 
     store: Store
     prefix: str
     outputs: list[Output] = field(default_factory=list)
-
-    def feed(
-        self, name: str, unified: str, rows: pl.DataFrame, span: tuple[Any, Any]
-    ) -> None:
-        """Write rows of a feed, if there are any; *span* is of their event times."""
-        if rows.height:
-            self.put("feed", name, unified, parquet.to_bytes(rows), rows.height, span)
 
     def rejects(self, name: str, unified: str, rows: pl.DataFrame) -> None:
         """Write rejects as JSON lines, if there are any."""

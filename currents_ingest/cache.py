@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import wraps
@@ -133,6 +134,7 @@ class Cache:
             return
         for batch in entry.batches:
             self._apply_batch(entry, batch)
+        self._apply_shares(entry)
         self._db.executemany(
             "insert or replace into contracts values (?, ?)",
             [(one.feed, one.model_dump_json()) for one in entry.pinned],
@@ -316,21 +318,26 @@ class Cache:
             ),
         )
 
-        for share in batch.shares:
-            outputs = [one for one in batch.outputs if one.feed == share.feed]
-            written = [one.bytes for one in outputs if one.kind == "feed"]
+    def _apply_shares(self, entry: Entry) -> None:
+        """Add up what an entry gave to unified feeds."""
+        rejects: Counter[str] = Counter()
+        for batch in entry.batches:
+            rejects.update({one.feed: one.rejects for one in batch.shares})
+        written = [one for one in entry.outputs if one.feed and one.kind == "feed"]
+        for feed in sorted({*rejects, *(one.feed for one in written)}):
+            own = [one for one in written if one.feed == feed]
             self._db.execute(
                 "insert into shares values (?, ?, ?, ?, ?, ?) "
                 "on conflict (feed) do update set "
-                "objects = objects + excluded.objects, "
-                "rows = rows + excluded.rows, rejects = rejects + excluded.rejects, "
-                "bytes = bytes + excluded.bytes, committed_at = excluded.committed_at",
+                "objects = objects + excluded.objects, rows = rows + excluded.rows, "
+                "rejects = rejects + excluded.rejects, bytes = bytes + excluded.bytes, "
+                "committed_at = excluded.committed_at",
                 (
-                    share.feed,
-                    len(written),
-                    share.rows,
-                    share.rejects,
-                    sum(written),
+                    feed,
+                    len(own),
+                    sum(one.rows for one in own),
+                    rejects[feed],
+                    sum(one.bytes for one in own),
                     entry.at.isoformat(),
                 ),
             )

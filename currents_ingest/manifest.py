@@ -115,6 +115,17 @@ class Manifest(_Frozen):
         return min(hours), max(hours)
 
 
+class Delivery(_Frozen):
+    """An object of a feed that no single batch wrote."""
+
+    feed: str
+    contract_version: int
+    planned_at: datetime
+    superseded: int = 0
+    """States that a newer one replaces, of those that the batches' shares count."""
+    outputs: tuple[Output, ...]
+
+
 class Refill(_Frozen):
     """Rows delivered before a contract grew, whole again with its new columns."""
 
@@ -141,7 +152,7 @@ class Drift(_Frozen):
     """The first file that had it, relative to the source URL."""
 
 
-Done = TypeVar("Done", Manifest, Refill)
+Done = TypeVar("Done", Manifest, Delivery, Refill)
 
 
 class Entry(_Frozen):
@@ -156,6 +167,7 @@ class Entry(_Frozen):
     pinned: tuple[Contract, ...] = ()
     unified: tuple[UnifiedContract, ...] = ()
     """Contracts of unified feeds, pinned likewise."""
+    deliveries: tuple[Delivery, ...] = ()
     set_aside: tuple[SetAside, ...] = ()
     released: tuple[FileId, ...] = ()
     """Quarantined files that the next poll reads again."""
@@ -179,6 +191,11 @@ class Entry(_Frozen):
             }
             parts.update(keyed.keys())
             batches.append(_keyed(batch, [(feed, keyed[feed]) for feed in feeds]))
+        deliveries = []
+        for each in self.deliveries:
+            name = _name(each.feed, each.planned_at, number, parts[each.feed])
+            parts[each.feed] += 1
+            deliveries.append(_keyed(each, [(each.feed, name)] * len(each.outputs)))
         refills = []
         for one in self.refills:
             feed = refill_feed(one.feed)
@@ -190,6 +207,7 @@ class Entry(_Frozen):
             update={
                 "number": number,
                 "batches": tuple(batches),
+                "deliveries": tuple(deliveries),
                 "refills": tuple(refills),
             }
         )
@@ -203,7 +221,9 @@ class Entry(_Frozen):
     def outputs(self) -> Sequence[Output]:
         """Return every object that the entry publishes."""
         batches = [output for one in self.batches for output in one.outputs]
-        return batches + [output for one in self.refills for output in one.outputs]
+        others = [output for one in self.deliveries for output in one.outputs]
+        refills = [output for one in self.refills for output in one.outputs]
+        return batches + others + refills
 
 
 def refill_feed(feed: str) -> str:

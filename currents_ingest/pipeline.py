@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from currents_ingest import batch, dedupe
+from currents_ingest import batch, dedupe, merging
 from currents_ingest.batch import Turn
 from currents_ingest.errors import CurrentsError, LedgerConflictError
 from currents_ingest.ledger import STAGING
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from currents_ingest.discover import Found
     from currents_ingest.lease import Lease
     from currents_ingest.ledger import Ledger
+    from currents_ingest.manifest import Delivery
     from currents_ingest.reading import Job
     from currents_ingest.store import Store
 
@@ -135,14 +136,15 @@ class Run:
         budget = Budget(max_bytes_in_work(self.settings.limits))
         with ThreadPoolExecutor(WORKERS, thread_name_prefix="batch") as pool:
             try:
-                since, ready = time.monotonic(), 0
+                since, ready, size = time.monotonic(), 0, 0
                 while self._fill(ready, incoming, pool, budget):
-                    self._open[ready].future.result()
+                    done = self._open[ready].future.result()
                     ready += 1
+                    size += sum(len(part.body) for part in done.parts)
                     late = time.monotonic() - since > COMMIT_EVERY
-                    if late or ready == MAX_PER_ENTRY:
+                    if late or ready == MAX_PER_ENTRY or size > merging.AT_ONCE:
                         yield self._commit(ready)
-                        since, ready = time.monotonic(), 0
+                        since, ready, size = time.monotonic(), 0, 0
                 if ready:
                     yield self._commit(ready)
             finally:
@@ -211,8 +213,9 @@ class Run:
         """Commit the first so many batches."""
         batches = [self._open.popleft() for _ in range(ready)]
         done = [one.future.result() for one in batches]
+        deliveries = self._merged(done)
         unread = tuple(pair for each in done for pair in each.read.unread)
-        draft = self._draft(batches, done)
+        draft = self._draft(batches, done, deliveries)
         if not (draft.batches or draft.set_aside):
             return Committed(entry=None, unread=unread)
         if self.lease:
@@ -221,12 +224,21 @@ class Run:
             entry = self.ledger.commit(draft)
         except LedgerConflictError:
             # After any other failure the entry may be there: what is staged stays.
-            self._unstage(done)
+            self._unstage(done, deliveries)
             raise
         _report(entry)
         return Committed(entry=entry, unread=unread)
 
-    def _draft(self, batches: list[_InWork], done: list[Done]) -> Entry:
+    def _merged(self, done: list[Done]) -> list[Delivery]:
+        """Make objects of what the batches gave to unified feeds in small parts."""
+        parts = [part for each in done for part in each.parts]
+        prefix = f"{STAGING}/{self.token}/{self.attempt}-{self._planned:06}-merged"
+        self._planned += 1
+        return list(merging.merge(parts, self.ledger.store, prefix, datetime.now(UTC)))
+
+    def _draft(
+        self, batches: list[_InWork], done: list[Done], deliveries: list[Delivery]
+    ) -> Entry:
         cache = self.ledger.cache
         manifests = [each.manifest for each in done if each.manifest]
         contracts = {
@@ -247,6 +259,7 @@ class Run:
             at=datetime.now(UTC),
             run=self.token,
             batches=tuple(manifests),
+            deliveries=tuple(deliveries),
             pinned=tuple(
                 contract
                 for feed, contract in sorted(contracts.items())
@@ -270,10 +283,11 @@ class Run:
                 self._unstage([one.future.result()])
         self._open.clear()
 
-    def _unstage(self, done: list[Done]) -> None:
+    def _unstage(self, done: list[Done], deliveries: Sequence[Delivery] = ()) -> None:
+        outputs = [one for each in deliveries for one in each.outputs]
         for each in done:
-            if each.manifest:
-                self.ledger.store.delete(one.staged for one in each.manifest.outputs)
+            outputs += each.manifest.outputs if each.manifest else ()
+        self.ledger.store.delete(one.staged for one in outputs)
 
 
 def _report(entry: Entry) -> None:

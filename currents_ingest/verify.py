@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from currents_ingest.config import Settings
     from currents_ingest.contracts import Contract
-    from currents_ingest.manifest import Entry, Manifest, Output, Refill
+    from currents_ingest.manifest import Delivery, Entry, Manifest, Output, Refill
     from currents_ingest.unified import UnifiedContract
 
 Identity = tuple[str, str, int]
@@ -73,17 +73,27 @@ def verify(
     batches = [batch for entry in entries for batch in entry.batches]
     listed = {one.key: one.size for page in feeds.listing() for one in page}
     refills = [refill for entry in entries for refill in entry.refills]
-    found += _published([*batches, *refills], listed)
+    deliveries = [delivery for entry in entries for delivery in entry.deliveries]
+    found += _published([*batches, *deliveries, *refills], listed)
     found += _balances(batches)
+    found += _shared(entries)
     chosen = [one for one in batches if _within(one, since, until)]
     for feed in sorted({one.feed for one in chosen}):
         pinned = _contracts(entries, feed)
         found += _objects(feeds, pinned, [one for one in chosen if one.feed == feed])
-    unified = {
-        (one.feed, one.version): one for entry in entries for one in entry.unified
-    }
+    contracts: dict[tuple[str, int], Contract | UnifiedContract] = {}
+    for entry in entries:
+        contracts |= {(one.feed, one.version): one for one in entry.pinned}
+        contracts |= {(one.feed, one.version): one for one in entry.unified}
     for batch in chosen:
-        found += _unified_objects(feeds, unified, batch)
+        for share in batch.shares:
+            contract = contracts.get((share.feed, share.contract_version))
+            own = [one for one in batch.outputs if one.feed == share.feed]
+            found += _keyed_objects(feeds, contract, own)
+    for delivery in deliveries:
+        if _within(delivery, since, until):
+            contract = contracts.get((delivery.feed, delivery.contract_version))
+            found += _keyed_objects(feeds, contract, delivery.outputs)
     for refill in refills:
         if _within(refill, since, until):
             pinned = _contracts(entries, refill.feed)
@@ -132,7 +142,7 @@ def _entries(feeds: Store) -> tuple[list[Entry], list[Difference]]:
 
 
 def _published(
-    done: Sequence[Manifest | Refill], listed: dict[str, int]
+    done: Sequence[Manifest | Delivery | Refill], listed: dict[str, int]
 ) -> Iterator[Difference]:
     """Compare the objects that entries name with those that are there."""
     named = {output.key: output for one in done for output in one.outputs}
@@ -161,7 +171,6 @@ def _balances(batches: list[Manifest]) -> Iterator[Difference]:
             ("rejects", ""): batch.rejects,
         }
         for one in batch.shares:
-            wanted[("feed", one.feed)] = one.rows
             wanted[("rejects", one.feed)] = one.rejects
             out = one.rows + one.rejects + one.passed_over + one.superseded
             if out != batch.rows_out:
@@ -169,12 +178,32 @@ def _balances(batches: list[Manifest]) -> Iterator[Difference]:
                 yield Difference(where, told)
         held: Counter[tuple[str, str]] = Counter()
         for output in batch.outputs:
-            held[(output.kind, output.feed)] += output.rows
+            if output.kind != "feed" or not output.feed:
+                held[(output.kind, output.feed)] += output.rows
         for at in wanted.keys() | held.keys():
             if held[at] != wanted.get(at, 0):
                 name = " of ".join(filter(None, at))
                 told = f"its {name} has {held[at]} rows and not {wanted.get(at, 0)}"
                 yield Difference(where, told)
+
+
+def _shared(entries: list[Entry]) -> Iterator[Difference]:
+    """Compare what batches say they gave to unified feeds with the objects' rows."""
+    for entry in entries:
+        balance: Counter[str] = Counter()
+        for batch in entry.batches:
+            for share in batch.shares:
+                balance[share.feed] += share.rows
+        for delivery in entry.deliveries:
+            balance[delivery.feed] -= delivery.superseded
+        for output in entry.outputs:
+            if output.feed and output.kind == "feed":
+                balance[output.feed] -= output.rows
+        for feed, rows in sorted(balance.items()):
+            if rows:
+                what = "missing" if rows > 0 else "too many"
+                told = f"{abs(rows)} rows of {feed} are {what}"
+                yield Difference(entry_key(entry.number), told)
 
 
 def _objects(
@@ -201,18 +230,19 @@ def _objects(
     yield from _doubled(feeds, by_hour)
 
 
-def _unified_objects(
-    feeds: Store, pinned: dict[tuple[str, int], UnifiedContract], batch: Manifest
+def _keyed_objects(
+    feeds: Store,
+    contract: Contract | UnifiedContract | None,
+    outputs: Iterable[Output],
 ) -> Iterator[Difference]:
-    """Read what a batch gave to unified feeds: checksum, columns, rows, keys."""
-    versions = {one.feed: one.contract_version for one in batch.shares}
-    for output in (one for one in batch.outputs if one.feed):
+    """Read objects without an index: checksum, columns, rows, keys only once."""
+    for output in outputs:
         body, wrong = _body(feeds, output)
         yield from wrong
         if body is not None and output.kind == "feed":
-            contract = pinned.get((output.feed, versions.get(output.feed, 0)))
-            keys_ = contract.key if contract else ()
-            yield from _feed_object(contract, output, body, keys_)
+            key = contract.key if contract else ()
+            columns = (key,) if isinstance(key, str) else key
+            yield from _feed_object(contract, output, body, columns)
 
 
 def _body(feeds: Store, output: Output) -> tuple[bytes | None, list[Difference]]:
@@ -347,7 +377,9 @@ def _contracts(entries: Iterable[Entry], feed: str) -> dict[int, Contract]:
     }
 
 
-def _within(batch: Manifest | Refill, since: date | None, until: date | None) -> bool:
+def _within(
+    batch: Manifest | Delivery | Refill, since: date | None, until: date | None
+) -> bool:
     first = datetime.combine(since, time(), UTC) if since else None
     last = datetime.combine(until, time(), UTC) if until else None
     return (first is None or batch.planned_at >= first) and (
