@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from currents_ingest import discover
-from currents_ingest.cache import ASIDE
+from currents_ingest import discover, quiet
+from currents_ingest.cache_entries import ASIDE
 from currents_ingest.discover import Window
 from currents_ingest.errors import LedgerConflictError, NotThereError, SettingsError
 from currents_ingest.manifest import Drift, Entry, FileId, SetAside
@@ -28,6 +28,7 @@ from currents_ingest.session import TRIES, begin, looking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from datetime import timedelta
 
     from currents_ingest.config import Settings
     from currents_ingest.discover import Found
@@ -54,6 +55,8 @@ class Outcome:
     """What the bucket did not give, with the reason; it is tried again next time."""
     drift: tuple[Drift, ...] = ()
     """Schemas met for the first time that their feed's contract does not know whole."""
+    waiting: int = 0
+    """Files held back until there are more of them; see feeds.max_wait."""
     stopped: bool = False
     """Asked to stop before everything was done."""
 
@@ -129,7 +132,11 @@ def poll(
             newest = None if whole else cache.watermark(event_type)
             return Window(since=newest and newest - settings.source.lookback)
 
-        outcome = _ingest(session, settings.source.events, window, stop, seen)
+        # What a full listing finds may lie behind the look-back: it does not wait.
+        hold = None if whole else settings.feeds.max_wait
+        outcome = _ingest(session, settings.source.events, window, stop, seen, hold)
+        if settings.feeds.empty_objects and not outcome.stopped:
+            quiet.fill(session, datetime.now(UTC))
         if whole and not outcome.stopped and not outcome.unread:
             stamp = Entry(at=datetime.now(UTC), run=session.token, reconciled=started)
             session.decide(lambda: stamp)
@@ -209,27 +216,33 @@ def discard(settings: Settings, keys: Sequence[str]) -> int:
         return len(files)
 
 
-def _ingest(
+def _ingest(  # noqa: PLR0913 (all that a run depends on)
     session: Session,
     events: Iterable[str],
     window: Callable[[str], Window],
     stop: Callable[[], bool],
     seen: Callable[[Committed], None],
+    hold: timedelta | None = None,
 ) -> Outcome:
     outcome = Outcome()
     globs = tuple(events)
-    limit = session.max_bytes // WORKERS
+    target = session.settings.feeds.target_size
+    limit = min(session.max_bytes // WORKERS, target)
     for attempt in range(TRIES):
         found: Iterable[Found] = chain(
             discover.released(session.ledger.cache),
             discover.new_files(session.source, session.ledger, globs, window),
         )
+        waiting: list[int] = []
+        if hold:
+            oldest = datetime.now(UTC) - hold
+            found = discover.worth_an_object(found, target, oldest, waiting.append)
         try:
             run = session.run(attempt, stop)
             for committed in run.over(discover.batches(found, limit)):
                 outcome = outcome.plus(committed)
                 seen(committed)
-            return replace(outcome, stopped=run.stopped)
+            return replace(outcome, stopped=run.stopped, waiting=sum(waiting))
         except LedgerConflictError as error:
             log.info("planning anew", entry=error.number)
             session.ledger.catch_up()

@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from currents_ingest.cache_entries import (
+    seconds,
+    take_in,
+)
 from currents_ingest.cache_tables import prepare, reset
 from currents_ingest.contracts import Contract
 from currents_ingest.errors import CacheBrokenError
@@ -25,12 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from currents_ingest.manifest import Entry, Manifest
+    from currents_ingest.manifest import Entry
     from currents_ingest.store import StoredObject
 
-DONE, ASIDE, RELEASED, DISCARDED = "done", "aside", "released", "discarded"
 
-STATE_TABLES = ("contracts", "unified", "shares", "totals", "schemas")
+STATE_TABLES = ("contracts", "unified", "shares", "delivered", "totals", "schemas")
 """Tables that a checkpoint holds whole."""
 
 
@@ -132,30 +134,9 @@ class Cache:
         """Take in the next entry; one that is in already changes nothing."""
         if entry.number != self.head + 1:
             return
-        for batch in entry.batches:
-            self._apply_batch(entry, batch)
-        self._apply_shares(entry)
-        self._db.executemany(
-            "insert or replace into contracts values (?, ?)",
-            [(one.feed, one.model_dump_json()) for one in entry.pinned],
-        )
-        self._db.executemany(
-            "insert or replace into unified values (?, ?)",
-            [(one.feed, one.model_dump_json()) for one in entry.unified],
-        )
-        self._mark(entry, entry.set_aside, ASIDE)
-        self._mark(entry, entry.released, RELEASED)
-        self._mark(entry, entry.discarded, DISCARDED)
-        seen = entry.at.isoformat()
-        self._db.executemany(
-            "insert or ignore into schemas values (?, ?, ?, ?)",
-            [
-                (one.fingerprint, one.event_type, seen, one.model_dump_json())
-                for one in entry.schemas
-            ],
-        )
+        take_in(self._db, entry)
         if entry.reconciled:
-            self._set("reconciled", str(_seconds(entry.reconciled)))
+            self._set("reconciled", str(seconds(entry.reconciled)))
         self._set("head", str(entry.number))
         self._set("digest", digest)
 
@@ -206,6 +187,11 @@ class Cache:
         found = self._rows("select feed, body from unified order by feed")
         return {feed: UnifiedContract.model_validate_json(body) for feed, body in found}
 
+    def delivered(self, day: int) -> set[str]:
+        """Return the feeds with an object of a day (since 1970) or a later one."""
+        found = self._rows("select feed from delivered where day >= ?", day)
+        return {feed for (feed,) in found}
+
     def index_objects(
         self, event_type: str, hours: Sequence[int], since: datetime, until: datetime
     ) -> list[str]:
@@ -215,8 +201,8 @@ class Cache:
             "(select value from json_each(?)) and queued_to >= ? and queued_from <= ?",
             event_type,
             json.dumps(list(hours)),
-            _seconds(since),
-            _seconds(until),
+            seconds(since),
+            seconds(until),
         )
         return sorted(object_ for (object_,) in found)
 
@@ -275,89 +261,6 @@ class Cache:
         self._insert(kind, rows)
         self._db.execute("delete from segments where object = ?", (segment,))
 
-    def _apply_batch(self, entry: Entry, batch: Manifest) -> None:
-        kind, number = batch.event_type, entry.number
-        self._db.executemany(
-            "insert or replace into files values (?, ?, ?, ?, ?, ?, 'done', null)",
-            [(*one.identity, _seconds(one.hour), kind, number) for one in batch.inputs],
-        )
-        first, last = map(_seconds, batch.queued)
-        self._db.executemany(
-            "insert or ignore into hours values (?, ?, ?, ?, ?, ?)",
-            [
-                (kind, hour, output.key, first, last, number)
-                for output in batch.outputs
-                if output.kind == "index"
-                for hour in batch.hours
-            ],
-        )
-        self._db.execute(
-            "insert into totals values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
-            "on conflict (event_type) do update set files = files + excluded.files, "
-            "rows_in = rows_in + excluded.rows_in, "
-            "rows_out = rows_out + excluded.rows_out, "
-            "duplicates = duplicates + excluded.duplicates, "
-            "rejects = rejects + excluded.rejects, bytes = bytes + excluded.bytes, "
-            "watermark = max(watermark, excluded.watermark), "
-            "committed_at = excluded.committed_at",
-            (
-                kind,
-                batch.feed,
-                len(batch.inputs),
-                batch.rows_in,
-                batch.rows_out,
-                batch.duplicates,
-                batch.rejects,
-                sum(
-                    one.bytes
-                    for one in batch.outputs
-                    if one.kind == "feed" and not one.feed
-                ),
-                last,
-                entry.at.isoformat(),
-            ),
-        )
-
-    def _apply_shares(self, entry: Entry) -> None:
-        """Add up what an entry gave to unified feeds."""
-        rejects: Counter[str] = Counter()
-        for batch in entry.batches:
-            rejects.update({one.feed: one.rejects for one in batch.shares})
-        written = [one for one in entry.outputs if one.feed and one.kind == "feed"]
-        for feed in sorted({*rejects, *(one.feed for one in written)}):
-            own = [one for one in written if one.feed == feed]
-            self._db.execute(
-                "insert into shares values (?, ?, ?, ?, ?, ?) "
-                "on conflict (feed) do update set "
-                "objects = objects + excluded.objects, rows = rows + excluded.rows, "
-                "rejects = rejects + excluded.rejects, bytes = bytes + excluded.bytes, "
-                "committed_at = excluded.committed_at",
-                (
-                    feed,
-                    len(own),
-                    sum(one.rows for one in own),
-                    rejects[feed],
-                    sum(one.bytes for one in own),
-                    entry.at.isoformat(),
-                ),
-            )
-
-    def _mark(self, entry: Entry, files: Iterable[Any], state: str) -> None:
-        for one in files:
-            if isinstance(one, SetAside):
-                hour = _seconds(one.hour) if one.hour else None
-                about = hour, one.event_type, entry.number, state, one.reason
-                self._db.execute(
-                    "insert or replace into files values (?, ?, ?, ?, ?, ?, ?, ?)",
-                    (*one.identity, *about),
-                )
-            else:
-                self._db.execute(
-                    "update files set state = ?, entry = ? "
-                    "where key = ? and etag = ? and size = ?",
-                    (state, entry.number, *one.identity),
-                )
-
     def _insert(self, name: str, rows: list[dict[str, Any]]) -> None:
         if rows:
             marks = ", ".join(f":{column}" for column in rows[0])
@@ -407,10 +310,6 @@ def _opened(path: Path | None, url: str) -> Cache:
     )
     prepare(connection, url)
     return Cache(connection, path)
-
-
-def _seconds(time: datetime) -> int:
-    return int(time.timestamp())
 
 
 def _time(seconds: int) -> datetime:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     BaseModel,
@@ -19,6 +19,7 @@ from pydantic import (
     PlainSerializer,
     ValidationError,
     WithJsonSchema,
+    model_validator,
 )
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_settings import (
@@ -117,6 +118,27 @@ class Feeds(_Section):
     options: dict[str, dict[str, str]] = Field(
         default={},
         description="Options of unified feeds by feed; `feeds contract` lists them.",
+    )
+    max_wait: Duration = Field(
+        default=timedelta(0),
+        description="How long a poll may hold files back until those of their event "
+        "type fill target_size; 0s holds nothing back.",
+    )
+    target_size: Size = Field(
+        default=256 * 10**6,
+        ge=10**6,
+        description="Bytes of Currents files that are worth an object, and the most "
+        "that go into one; limits.memory may allow less.",
+    )
+    empty_objects: bool = Field(
+        default=False,
+        description="Write an object without rows at the first poll of a day that has "
+        "nothing for a feed, so that no courier misses a file.",
+    )
+    daily_copy: bool = Field(
+        default=False,
+        description="Copy each object to <feed>_<yyyy-MM-dd>.parquet/ as well, for "
+        "couriers that take a day's directory.",
     )
     dedupe_horizon: Duration = Field(
         default=timedelta(days=45),
@@ -228,6 +250,16 @@ class Settings(BaseSettings):
     ledger: LedgerSettings = LedgerSettings()
     limits: Limits = Limits()
 
+    @model_validator(mode="after")
+    def _waits_within_the_lookback(self) -> Self:
+        if self.feeds and self.feeds.max_wait >= self.source.lookback:
+            message = (
+                "feeds.max_wait must be shorter than source.lookback: a poll lists no "
+                "further back, so what waits longer would be found a day later"
+            )
+            raise ValueError(message)
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -306,6 +338,8 @@ class _Schema(GenerateJsonSchema):
 
 def _problem(error: Any, file: Path | None) -> str:
     where = ".".join(map(str, error["loc"]))
+    if not where:
+        return str(error["msg"].removeprefix("Value error, "))
     variable = "CURRENTS_" + "__".join(map(str, error["loc"])).upper()
     if error["type"] == "missing":
         return f"{where} is missing: set it in {file or DEFAULT_PATH} or as {variable}"

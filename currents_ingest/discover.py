@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TYPE_CHECKING
 
 from currents_ingest import keys
@@ -121,6 +121,35 @@ def _found(ledger: Ledger, event_type: str, page: list[StoredObject]) -> Found |
         if one.key in fresh
     )
     return Found(event_type, tuple(files), asides) if files or asides else None
+
+
+def worth_an_object(
+    found: Iterable[Found],
+    target: int,
+    oldest: datetime,
+    waiting: Callable[[int], None],
+) -> Iterator[Found]:
+    """Yield the pages of event types that have enough; hold the others back.
+
+    Args:
+        found: Pages, those of an event type together.
+        target: Bytes of files that are enough.
+        oldest: When a file was written that waits no longer.
+        waiting: Told how many files of an event type are held back.
+    """
+    for _, group in groupby(found, key=_kind):
+        pages, held, size = iter(group), [], 0
+        for page in pages:
+            held.append(page)
+            size += sum(file.listed.size for file in page.files)
+            written = (file.listed.modified for file in page.files)
+            due = any(time is None or time <= oldest for time in written)
+            if due or page.asked_for or size >= target:
+                yield from chain(held, pages)
+                held = []
+                break
+        if held:
+            waiting(sum(len(page.files) for page in held))
 
 
 def released(cache: Cache) -> Iterator[Found]:

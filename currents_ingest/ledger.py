@@ -58,6 +58,8 @@ class Ledger:
     def __init__(self, store: Store, cache: Cache) -> None:
         self.store = store
         self.cache = cache
+        self.daily_copy = False
+        """Whether what we commit is copied to the day's directories, too."""
         self.head = cache.head
         """Last entry that this process has taken in; another one that uses the same
         cache may be ahead, and then our next commit has to lose."""
@@ -121,7 +123,7 @@ class Ledger:
         Raises:
             LedgerConflictError: Another process was first; nothing was published.
         """
-        entry = draft.numbered(self.head + 1)
+        entry = draft.numbered(self.head + 1, daily=self.daily_copy)
         body = entry.to_json()
         try:
             self.store.create(entry_key(entry.number), body)
@@ -170,6 +172,8 @@ class Ledger:
         waiting = [output for output in entry.outputs if output.staged in staged]
         for output in waiting:
             try:
+                if output.also:
+                    self.store.copy(output.staged, output.also)
                 self.store.copy(output.staged, output.key)
             except NotThereError:  # someone else has just finished it
                 if self.store.stat(output.key) is None:

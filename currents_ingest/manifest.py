@@ -64,6 +64,8 @@ class Output(_Frozen):
     """Key below the feeds URL where it waits for the commit."""
     key: str = ""
     """Its final key; known once the ledger number is."""
+    also: str = ""
+    """Key of its copy in the day's directory, if there is one."""
     rows: int
     bytes: int
     sha256: str
@@ -179,8 +181,13 @@ class Entry(_Frozen):
     swept: bool = False
     """Staging left by dead runs is removed after this entry."""
 
-    def numbered(self, number: int) -> Entry:
-        """Return the entry with its number and its outputs' final keys."""
+    def numbered(self, number: int, *, daily: bool = False) -> Entry:
+        """Return the entry with its number and its outputs' final keys.
+
+        Args:
+            number: In the ledger.
+            daily: Feed objects are copied to the day's directory, too.
+        """
         parts: Counter[str] = Counter()
         batches = []
         for batch in self.batches:
@@ -190,19 +197,21 @@ class Entry(_Frozen):
                 for feed in feeds
             }
             parts.update(keyed.keys())
-            batches.append(_keyed(batch, [(feed, keyed[feed]) for feed in feeds]))
+            names = [(feed, keyed[feed]) for feed in feeds]
+            batches.append(_keyed(batch, names, daily=daily))
         deliveries = []
         for each in self.deliveries:
             name = _name(each.feed, each.planned_at, number, parts[each.feed])
             parts[each.feed] += 1
-            deliveries.append(_keyed(each, [(each.feed, name)] * len(each.outputs)))
+            names = [(each.feed, name)] * len(each.outputs)
+            deliveries.append(_keyed(each, names, daily=daily))
         refills = []
         for one in self.refills:
             feed = refill_feed(one.feed)
             rows = range(parts[feed], parts[feed] + len(one.outputs))
-            names = [_name(feed, one.planned_at, number, part) for part in rows]
+            names = [(feed, _name(feed, one.planned_at, number, n)) for n in rows]
             parts[feed] += len(names)
-            refills.append(_keyed(one, [(feed, name) for name in names]))
+            refills.append(_keyed(one, names, daily=daily))
         return self.model_copy(
             update={
                 "number": number,
@@ -231,11 +240,17 @@ def refill_feed(feed: str) -> str:
     return f"{feed}_refill"
 
 
-def _keyed(done: Done, names: Sequence[tuple[str, str]]) -> Done:
+def _keyed(done: Done, names: Sequence[tuple[str, str]], *, daily: bool) -> Done:
     """Return what was done with its outputs' final keys, from feeds and names."""
+    day = done.planned_at
     outputs = tuple(
         one.model_copy(
-            update={"key": _final_key(one.kind, feed, done.planned_at, name)}
+            update={
+                "key": _final_key(one.kind, feed, day, name),
+                "also": _daily_key(feed, day, name)
+                if daily and one.kind == "feed"
+                else "",
+            }
         )
         for one, (feed, name) in zip(done.outputs, names, strict=True)
     )
@@ -244,6 +259,11 @@ def _keyed(done: Done, names: Sequence[tuple[str, str]]) -> Done:
 
 def _name(feed: str, day: datetime, number: int, part: int) -> str:
     return f"{feed}-{day:%Y%m%d}-{number:010}-{part:05}"
+
+
+def _daily_key(feed: str, day: datetime, name: str) -> str:
+    part = name.removeprefix(f"{feed}-{day:%Y%m%d}-")
+    return f"{feed}_{day:%Y-%m-%d}.parquet/part-{part}.parquet"
 
 
 def _final_key(kind: str, feed: str, day: datetime, name: str) -> str:

@@ -28,7 +28,7 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 def show_outcome(outcome: Outcome) -> None:
     """Show what a poll, a load or a retry came to."""
     if not (outcome.files or outcome.quarantined or outcome.unread):
-        out.print("nothing new")
+        out.print("nothing to do yet" if outcome.waiting else "nothing new")
     else:
         out.print(
             f"{outcome.files:,} files, {outcome.rows_in:,} rows in, "
@@ -44,6 +44,8 @@ def show_outcome(outcome: Outcome) -> None:
         show_drift(one_)
     for one in outcome.unread:
         err.print(f"[red]left pending:[/] {escape(one)}")
+    if outcome.waiting:
+        out.print(f"{outcome.waiting:,} files wait for more of their event type")
     if outcome.stopped:
         err.print("stopped before the end; run again to go on")
 

@@ -123,6 +123,7 @@ class Run:
     _open: deque[_InWork] = field(default_factory=deque)
     """Batches whose ids the index does not show yet, in order."""
     _planned: int = 0
+    _commits: int = 0
 
     def over(self, found: Iterable[Found]) -> Iterator[Committed]:
         """Do all batches; yield an entry at each commit.
@@ -232,8 +233,8 @@ class Run:
     def _merged(self, done: list[Done]) -> list[Delivery]:
         """Make objects of what the batches gave to unified feeds in small parts."""
         parts = [part for each in done for part in each.parts]
-        prefix = f"{STAGING}/{self.token}/{self.attempt}-{self._planned:06}-merged"
-        self._planned += 1
+        prefix = f"{STAGING}/{self.token}/{self.attempt}-merged-{self._commits:06}"
+        self._commits += 1
         return list(merging.merge(parts, self.ledger.store, prefix, datetime.now(UTC)))
 
     def _draft(

@@ -110,6 +110,7 @@ def begin(settings: Settings) -> Iterator[Session]:
     holder = f"{socket.gethostname()}, process {os.getpid()}"
     chosen = select(settings)
     with closing(Ledger.open(feeds, settings.ledger.cache)) as ledger:
+        ledger.daily_copy = settings.feeds.daily_copy
         if not ledger.probe(token):
             log.warning(
                 "the store ignores If-None-Match; only the lease keeps two runs apart",

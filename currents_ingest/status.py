@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from currents_ingest import lease
-from currents_ingest.cache import ASIDE
+from currents_ingest.cache_entries import ASIDE
 from currents_ingest.compatibility import Comparison, Verdict, judge
 from currents_ingest.contracts import feed_name
 from currents_ingest.ledger import Ledger

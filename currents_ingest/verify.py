@@ -145,7 +145,9 @@ def _published(
     done: Sequence[Manifest | Delivery | Refill], listed: dict[str, int]
 ) -> Iterator[Difference]:
     """Compare the objects that entries name with those that are there."""
-    named = {output.key: output for one in done for output in one.outputs}
+    outputs = [output for one in done for output in one.outputs]
+    named = {output.key: output for output in outputs}
+    named |= {output.also: output for output in outputs if output.also}
     for key, output in named.items():
         if key not in listed:
             waits = output.staged in listed

@@ -7,7 +7,8 @@ import pytest
 from obstore.store import MemoryStore
 
 from currents_ingest import ledger as ledger_module
-from currents_ingest.cache import ASIDE, Cache
+from currents_ingest.cache import Cache
+from currents_ingest.cache_entries import ASIDE
 from currents_ingest.contracts import Column, Contract
 from currents_ingest.errors import (
     CacheBrokenError,

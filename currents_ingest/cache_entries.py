@@ -1,0 +1,153 @@
+"""What an entry changes in the cache."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from currents_ingest.manifest import SetAside
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from currents_ingest.manifest import Entry, Manifest
+
+DONE, ASIDE, RELEASED, DISCARDED = "done", "aside", "released", "discarded"
+
+
+def take_in(db: sqlite3.Connection, entry: Entry) -> None:
+    """Write what an entry says into the tables, within the caller's transaction."""
+    for batch in entry.batches:
+        _apply_batch(db, entry, batch)
+    _apply_shares(db, entry)
+    _apply_days(db, entry)
+    db.executemany(
+        "insert or replace into contracts values (?, ?)",
+        [(one.feed, one.model_dump_json()) for one in entry.pinned],
+    )
+    db.executemany(
+        "insert or replace into unified values (?, ?)",
+        [(one.feed, one.model_dump_json()) for one in entry.unified],
+    )
+    _mark(db, entry, entry.set_aside, ASIDE)
+    _mark(db, entry, entry.released, RELEASED)
+    _mark(db, entry, entry.discarded, DISCARDED)
+    seen = entry.at.isoformat()
+    db.executemany(
+        "insert or ignore into schemas values (?, ?, ?, ?)",
+        [
+            (one.fingerprint, one.event_type, seen, one.model_dump_json())
+            for one in entry.schemas
+        ],
+    )
+
+
+def _apply_batch(db: sqlite3.Connection, entry: Entry, batch: Manifest) -> None:
+    kind, number = batch.event_type, entry.number
+    db.executemany(
+        "insert or replace into files values (?, ?, ?, ?, ?, ?, 'done', null)",
+        [(*one.identity, seconds(one.hour), kind, number) for one in batch.inputs],
+    )
+    first, last = map(seconds, batch.queued)
+    db.executemany(
+        "insert or ignore into hours values (?, ?, ?, ?, ?, ?)",
+        [
+            (kind, hour, output.key, first, last, number)
+            for output in batch.outputs
+            if output.kind == "index"
+            for hour in batch.hours
+        ],
+    )
+    db.execute(
+        "insert into totals values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        "on conflict (event_type) do update set files = files + excluded.files, "
+        "rows_in = rows_in + excluded.rows_in, "
+        "rows_out = rows_out + excluded.rows_out, "
+        "duplicates = duplicates + excluded.duplicates, "
+        "rejects = rejects + excluded.rejects, bytes = bytes + excluded.bytes, "
+        "watermark = max(watermark, excluded.watermark), "
+        "committed_at = excluded.committed_at",
+        (
+            kind,
+            batch.feed,
+            len(batch.inputs),
+            batch.rows_in,
+            batch.rows_out,
+            batch.duplicates,
+            batch.rejects,
+            sum(
+                one.bytes
+                for one in batch.outputs
+                if one.kind == "feed" and not one.feed
+            ),
+            last,
+            entry.at.isoformat(),
+        ),
+    )
+
+
+def _apply_days(db: sqlite3.Connection, entry: Entry) -> None:
+    """Keep the last delivery day of each feed."""
+    days: dict[str, int] = {}
+    for batch in entry.batches:
+        written = [one for one in batch.outputs if one.kind == "feed"]
+        day = seconds(batch.planned_at) // 86400
+        days |= {one.feed or batch.feed: day for one in written}
+    for delivery in entry.deliveries:
+        days[delivery.feed] = seconds(delivery.planned_at) // 86400
+    db.executemany(
+        "insert into delivered values (?, ?) on conflict (feed) "
+        "do update set day = max(day, excluded.day)",
+        sorted(days.items()),
+    )
+
+
+def _apply_shares(db: sqlite3.Connection, entry: Entry) -> None:
+    """Add up what an entry gave to unified feeds."""
+    rejects: Counter[str] = Counter()
+    for batch in entry.batches:
+        rejects.update({one.feed: one.rejects for one in batch.shares})
+    written = [one for one in entry.outputs if one.feed and one.kind == "feed"]
+    for feed in sorted({*rejects, *(one.feed for one in written)}):
+        own = [one for one in written if one.feed == feed]
+        db.execute(
+            "insert into shares values (?, ?, ?, ?, ?, ?) "
+            "on conflict (feed) do update set "
+            "objects = objects + excluded.objects, rows = rows + excluded.rows, "
+            "rejects = rejects + excluded.rejects, bytes = bytes + excluded.bytes, "
+            "committed_at = excluded.committed_at",
+            (
+                feed,
+                len(own),
+                sum(one.rows for one in own),
+                rejects[feed],
+                sum(one.bytes for one in own),
+                entry.at.isoformat(),
+            ),
+        )
+
+
+def _mark(
+    db: sqlite3.Connection, entry: Entry, files: Iterable[Any], state: str
+) -> None:
+    for one in files:
+        if isinstance(one, SetAside):
+            hour = seconds(one.hour) if one.hour else None
+            about = hour, one.event_type, entry.number, state, one.reason
+            db.execute(
+                "insert or replace into files values (?, ?, ?, ?, ?, ?, ?, ?)",
+                (*one.identity, *about),
+            )
+        else:
+            db.execute(
+                "update files set state = ?, entry = ? "
+                "where key = ? and etag = ? and size = ?",
+                (state, entry.number, *one.identity),
+            )
+
+
+def seconds(time: datetime) -> int:
+    """Return whole seconds since 1970."""
+    return int(time.timestamp())
