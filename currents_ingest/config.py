@@ -63,7 +63,7 @@ def size(text: object) -> int:
 Duration = Annotated[
     timedelta,
     BeforeValidator(duration),
-    PlainSerializer(lambda value: f"{value.total_seconds():g}s", return_type=str),
+    PlainSerializer(lambda value: f"{value // timedelta(microseconds=1) / 1e6:f}s"),
     WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?[smhd]$"}),
 ]
 Size = Annotated[

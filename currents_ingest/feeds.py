@@ -14,7 +14,7 @@ from currents_ingest.errors import NotThereError, SettingsError
 from currents_ingest.ledger import STAGING, entry_key, read_entry
 from currents_ingest.manifest import Entry, Output, Refill, refill_feed
 from currents_ingest.selection import select
-from currents_ingest.session import begin, looking
+from currents_ingest.session import begin, looking_at_feeds
 from currents_ingest.unified import UnifiedContract
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Refilled:
 def feeds(settings: Settings) -> list[Feed]:
     """Return every feed that has published or could, by name; changes nothing."""
     selection = select(settings)
-    with looking(settings) as (_, ledger):
+    with looking_at_feeds(settings) as ledger:
         found = {one.feed: one for one in ledger.cache.contracts()}
         unified = ledger.cache.unified()
     pinned = {*found, *unified}
@@ -129,7 +129,7 @@ def show(settings: Settings, feed: str) -> Feed:
 def preview(settings: Settings, feed: str) -> Upgrade:
     """Say what an upgrade would do; changes nothing."""
     selection = select(settings)
-    with looking(settings) as (_, ledger):
+    with looking_at_feeds(settings) as ledger:
         before, after = _versions(ledger, selection, feed)
         return _upgrade(before, after)
 
@@ -195,7 +195,7 @@ def refill(settings: Settings, feed: str) -> Refilled:
 def preview_refill(settings: Settings, feed: str) -> Refilled:
     """Say what a refill would do; changes nothing."""
     now = datetime.now(UTC)
-    with looking(settings) as (_, ledger):
+    with looking_at_feeds(settings) as ledger:
         contract = _pinned(ledger, feed)
         sources = _sources(ledger, contract)
         rows = sum(

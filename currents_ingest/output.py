@@ -112,10 +112,15 @@ def show_verified(found: Verified) -> None:
 
 def print_json(value: Any) -> None:
     """Write a value as one line of JSON."""
+    sys.stdout.write(to_json(value) + "\n")
+
+
+def to_json(value: Any) -> str:
+    """Return a value as JSON, dataclasses and models within it as objects."""
     plain = (
         asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
     )
-    sys.stdout.write(json.dumps(plain, default=_jsonable) + "\n")
+    return json.dumps(plain, default=_jsonable)
 
 
 def _jsonable(value: Any) -> Any:

@@ -131,6 +131,14 @@ def looking(settings: Settings) -> Iterator[tuple[Store, Ledger]]:
         yield source, ledger
 
 
+@contextmanager
+def looking_at_feeds(settings: Settings) -> Iterator[Ledger]:
+    """Open the ledger alone for a look that changes nothing."""
+    feeds = Store.open(settings.feeds.url, concurrency=settings.limits.concurrency)
+    with closing(Ledger.look(feeds, settings.ledger.cache)) as ledger:
+        yield ledger
+
+
 def _stores(settings: Settings, concurrency: int) -> tuple[Store, Store]:
     each = max(1, concurrency)
     return (

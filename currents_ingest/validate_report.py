@@ -21,13 +21,17 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 def html(report: Report) -> str:
     """Return a page of its own: no script, nothing from outside, all text escaped."""
-    environment = Environment(
+    return templates(escape=True).get_template("validate.html").render(report=report)
+
+
+def templates(*, escape: bool) -> Environment:
+    """Return the environment of the package's templates; *escape* for HTML."""
+    return Environment(
         loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
+        autoescape=escape,  # noqa: S701 (Markdown has nothing to escape)
         trim_blocks=True,
         undefined=StrictUndefined,
     )
-    return environment.get_template("validate.html").render(report=report)
 
 
 def junit(report: Report, fail_on: Verdict | None) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from enum import StrEnum
+from pathlib import Path  # noqa: TC003 (typer reads it)
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from currents_ingest.commands.shared import ConfigOption, JsonOption, settings_of
-from currents_ingest.output import out, print_json, table_of
+from currents_ingest.output import err, out, print_json, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,6 +94,52 @@ def refill(
         print_json(found)
     else:
         _show_refilled(found, settings, done=not dry_run)
+
+
+class PageFormat(StrEnum):
+    """How a feed's paper is written."""
+
+    MD = "md"
+    JSON = "json"
+    HTML = "html"
+
+
+@app.command()
+def contract(
+    feed: FeedArgument,
+    config: ConfigOption = None,
+    format_: Annotated[
+        PageFormat, typer.Option("--format", help="How to write it.")
+    ] = PageFormat.MD,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File instead of the screen.")
+    ] = None,
+    sample: Annotated[
+        Path | None,
+        typer.Option(help="File for a Parquet object with made-up rows."),
+    ] = None,
+) -> None:
+    """Write all that is needed to set a feed up in Amperity.
+
+    Columns with types and tags, keys, courier, schedule, policies, queries.
+    """
+    from currents_ingest import handover, handover_page
+    from currents_ingest.output import to_json
+
+    settings = settings_of(config)
+    page = handover.handover(settings, feed)
+    write = {
+        PageFormat.MD: handover_page.markdown,
+        PageFormat.JSON: lambda one: to_json(one) + "\n",
+        PageFormat.HTML: handover_page.html,
+    }[format_]
+    if output:
+        output.write_text(write(page), "utf-8")
+    else:
+        sys.stdout.write(write(page))
+    if sample:
+        sample.write_bytes(handover.made_up(settings, feed))
+        err.print(f"made-up rows of {feed} written to {sample}")
 
 
 def _show_feeds(found: Sequence[Feed]) -> None:

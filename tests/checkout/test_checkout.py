@@ -29,9 +29,9 @@ def test_the_schemas_are_what_the_facts_give():
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("page", ["feeds", "events"])
+@pytest.mark.parametrize("page", ["feeds_page", "events_page", "contract_pages"])
 def test_the_pages_made_from_schemas_are_up_to_date(page):
-    ended = tool(f"tools/{page}_page.py", "--check")
+    ended = tool(f"tools/{page}.py", "--check")
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
