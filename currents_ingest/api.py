@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from currents_ingest import discover, quiet
+from currents_ingest import after, discover, quiet
 from currents_ingest.cache_entries import ASIDE
 from currents_ingest.discover import Window
 from currents_ingest.errors import LedgerConflictError, NotThereError, SettingsError
@@ -59,11 +59,13 @@ class Outcome:
     """Files held back until there are more of them; see feeds.max_wait."""
     stopped: bool = False
     """Asked to stop before everything was done."""
+    warnings: tuple[str, ...] = ()
+    """What did not go well with Amperity after delivery; see [amperity]."""
 
     @property
     def needs_a_look(self) -> bool:
-        """Tell whether something was quarantined, rejected or has drifted."""
-        return bool(self.quarantined or self.rejects or self.drift)
+        """Tell whether something was set aside, drifted or went wrong afterwards."""
+        return bool(self.quarantined or self.rejects or self.drift or self.warnings)
 
     def plus(self, committed: Committed) -> Outcome:
         """Add one commit."""
@@ -141,7 +143,8 @@ def poll(
             stamp = Entry(at=datetime.now(UTC), run=session.token, reconciled=started)
             session.decide(lambda: stamp)
         session.ledger.fold(session.token, datetime.now(UTC))
-        return outcome
+        warnings = after.follow_up(session, datetime.now(UTC), compare=whole)
+        return replace(outcome, warnings=warnings)
 
 
 def load(
@@ -161,7 +164,8 @@ def load(
     with begin(settings) as session:
         outcome = _ingest(session, settings.source.events, lambda _: hours, stop, seen)
         session.ledger.fold(session.token, datetime.now(UTC))
-        return outcome
+        warnings = after.follow_up(session, datetime.now(UTC), compare=False)
+        return replace(outcome, warnings=warnings)
 
 
 def survey(settings: Settings, since: date, until: date) -> Survey:

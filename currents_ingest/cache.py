@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from currents_ingest.store import StoredObject
 
 
+STATE_META = ("reconciled", "waiting_from", "waiting_to", "started")
+"""Values of meta that a checkpoint holds."""
 STATE_TABLES = ("contracts", "unified", "shares", "delivered", "totals", "schemas")
 """Tables that a checkpoint holds whole."""
 
@@ -162,6 +164,16 @@ class Cache:
     def reconciled(self) -> datetime | None:
         """Return when the last full listing began."""
         found = self.meta("reconciled")
+        return _time(int(found)) if found else None
+
+    def waiting(self) -> tuple[int, int] | None:
+        """Return the first and the last delivery day that no workflow ran over."""
+        first, last = self.meta("waiting_from"), self.meta("waiting_to")
+        return (int(first), int(last)) if first and last else None
+
+    def started(self) -> datetime | None:
+        """Return when a workflow was last started."""
+        found = self.meta("started")
         return _time(int(found)) if found else None
 
     def contract(self, feed: str) -> Contract | None:

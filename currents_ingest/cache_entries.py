@@ -23,6 +23,7 @@ def take_in(db: sqlite3.Connection, entry: Entry) -> None:
         _apply_batch(db, entry, batch)
     _apply_shares(db, entry)
     _apply_days(db, entry)
+    _apply_waiting(db, entry)
     db.executemany(
         "insert or replace into contracts values (?, ?)",
         [(one.feed, one.model_dump_json()) for one in entry.pinned],
@@ -102,6 +103,27 @@ def _apply_days(db: sqlite3.Connection, entry: Entry) -> None:
         "do update set day = max(day, excluded.day)",
         sorted(days.items()),
     )
+
+
+def _apply_waiting(db: sqlite3.Connection, entry: Entry) -> None:
+    """Keep the delivery days that no workflow was started over yet."""
+    done = [
+        *((one.planned_at, one.outputs) for one in entry.batches),
+        *((one.planned_at, one.outputs) for one in entry.deliveries),
+        *((one.planned_at, one.outputs) for one in entry.refills),
+    ]
+    for at, outputs in done:
+        if any(one.kind == "feed" for one in outputs):
+            day = seconds(at) // 86400
+            kept = "insert into meta values (?, ?) on conflict (name) do update set "
+            smaller = "value = min(cast(value as integer), excluded.value + 0)"
+            larger = "value = max(cast(value as integer), excluded.value + 0)"
+            db.execute(kept + smaller, ("waiting_from", day))
+            db.execute(kept + larger, ("waiting_to", day))
+    if entry.started:
+        db.execute("delete from meta where name in ('waiting_from', 'waiting_to')")
+        started = seconds(entry.at)
+        db.execute("insert or replace into meta values ('started', ?)", (started,))
 
 
 def _apply_shares(db: sqlite3.Connection, entry: Entry) -> None:

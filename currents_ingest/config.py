@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -230,6 +230,41 @@ class Limits(_Section):
     )
 
 
+class Amperity(_Section):
+    """What to tell and to ask Amperity after delivery; nothing without a tenant."""
+
+    url: str = Field(
+        default="https://app.amperity.com/api",
+        pattern=r"^(https://|http://127\.0\.0\.1[:/])",
+        description="Base URL of Amperity's API.",
+    )
+    tenant: str = Field(default="", description="Tenant; empty: Amperity is not asked.")
+    token_env: str = Field(
+        default="AMPERITY_TOKEN",
+        description="Environment variable that holds the access token.",
+    )
+    workflow: str = Field(
+        default="",
+        description="Courier group (cg-...) to start when objects are out, if any.",
+    )
+    run_mode: Literal["", "full", "refresh", "source"] = Field(
+        default="", description="How it runs; empty: as the group is set up."
+    )
+    start_every: Duration = Field(
+        default=timedelta(hours=1),
+        description="How long to wait at least between two starts.",
+    )
+    reconcile: bool = Field(
+        default=False,
+        description="Compare what Amperity read of each object with what was written: "
+        "in status, and as a warning once a day.",
+    )
+    read_within: Duration = Field(
+        default=timedelta(hours=36),
+        description="How long after its delivery an object should have been read.",
+    )
+
+
 class Settings(BaseSettings):
     """Everything that a run needs to know; frozen."""
 
@@ -249,6 +284,7 @@ class Settings(BaseSettings):
     schemas: Schemas = Schemas()
     ledger: LedgerSettings = LedgerSettings()
     limits: Limits = Limits()
+    amperity: Amperity = Amperity()
 
     @model_validator(mode="after")
     def _waits_within_the_lookback(self) -> Self:
@@ -287,6 +323,7 @@ class _SchemasOnly(Settings):
     privacy: Any = None
     ledger: Any = None
     limits: Any = None
+    amperity: Any = None
 
 
 def read_schemas(path: Path | None = None) -> Schemas:

@@ -150,6 +150,20 @@ class AlreadyThereError(SkippableError):
         return f"{self.key} exists already"
 
 
+class AmperityError(RetryableError):
+    """Amperity's API refused or failed to answer, after every retry."""
+
+    def __init__(self, action: str, cause: str) -> None:
+        super().__init__(action, cause)
+        self.action, self.cause = action, cause
+
+    def __str__(self) -> str:
+        return (
+            f"could not {self.action}: {self.cause}. What was delivered stays; the "
+            "next poll tries again."
+        )
+
+
 class LedgerConflictError(RetryableError):
     """Another process created the ledger entry that we were about to create."""
 

@@ -18,7 +18,7 @@ import structlog
 from pydantic import ValidationError
 
 from currents_ingest import parquet
-from currents_ingest.cache import STATE_TABLES, Cache
+from currents_ingest.cache import STATE_META, STATE_TABLES, Cache
 from currents_ingest.errors import (
     AlreadyThereError,
     FatalError,
@@ -192,7 +192,7 @@ class Ledger:
             **{name: self.cache.table(name) for name in STATE_TABLES},
             "files": self.cache.table("files", "state <> 'done'"),
             "segments": segments,
-            "meta": {"reconciled": self.cache.meta("reconciled")},
+            "meta": {name: self.cache.meta(name) for name in STATE_META},
             "digest": _digest(self.store.get(entry_key(head))),
             "format": FORMAT,
             "run": run,

@@ -157,6 +157,17 @@ class Drift(_Frozen):
 Done = TypeVar("Done", Manifest, Delivery, Refill)
 
 
+class Started(_Frozen):
+    """A workflow of Amperity's that was started over delivered objects."""
+
+    config_id: str
+    run: str
+    """Amperity's id of the run."""
+    since: datetime
+    until: datetime
+    """Delivery days: the first, and the first that is left out."""
+
+
 class Entry(_Frozen):
     """One ledger entry: any number of batches and decisions, all or nothing."""
 
@@ -176,6 +187,7 @@ class Entry(_Frozen):
     discarded: tuple[FileId, ...] = ()
     schemas: tuple[Drift, ...] = ()
     refills: tuple[Refill, ...] = ()
+    started: Started | None = None
     reconciled: datetime | None = None
     """When a full listing began that this entry and those before it cover."""
     swept: bool = False

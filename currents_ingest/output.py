@@ -15,6 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from currents_ingest.api import Outcome, Survey
     from currents_ingest.manifest import Drift
+    from currents_ingest.reconcile import Reconciled
     from currents_ingest.status import Drifted, Status
     from currents_ingest.verify import Verified
 
@@ -44,6 +45,8 @@ def show_outcome(outcome: Outcome) -> None:
         show_drift(one_)
     for one in outcome.unread:
         err.print(f"[red]left pending:[/] {escape(one)}")
+    for told in outcome.warnings:
+        err.print(f"[yellow]Amperity:[/] {escape(told)}")
     if outcome.waiting:
         out.print(f"{outcome.waiting:,} files wait for more of their event type")
     if outcome.stopped:
@@ -94,8 +97,27 @@ def show_status(found: Status) -> None:
     )
     for one_ in found.drift:
         show_drift(one_, f", first seen {one_.seen:%Y-%m-%d %H:%M}")
+    if found.amperity:
+        _show_reconciled(found.amperity)
+    if found.amperity_error:
+        out.print(f"[red]Amperity:[/] {escape(found.amperity_error)}")
     if found.lease:
         out.print(f"at work: {escape(found.lease)}")
+
+
+def _show_reconciled(found: Reconciled) -> None:
+    """Show what Amperity read of each feed, and where it is not what was written."""
+    table = table_of(
+        f"read by Amperity since {found.since:%Y-%m-%d}",
+        *("objects", "of", "rows", "inserted", "updated", "rejected", "errors"),
+    )
+    for one in found.feeds:
+        figures = one.objects_read, one.objects, one.rows_read, one.inserted
+        more = one.updated, one.rejected, one.errors
+        table.add_row(one.feed, *(f"{n:,}" for n in (*figures, *more)))
+    out.print(table)
+    for told in found.differences:
+        out.print(f"[yellow]differs:[/] {escape(told)}")
 
 
 def show_verified(found: Verified) -> None:

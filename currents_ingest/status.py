@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,9 @@ from currents_ingest import lease
 from currents_ingest.cache_entries import ASIDE
 from currents_ingest.compatibility import Comparison, Verdict, judge
 from currents_ingest.contracts import feed_name
+from currents_ingest.errors import AmperityError
 from currents_ingest.ledger import Ledger
+from currents_ingest.reconcile import reconcile
 from currents_ingest.registry import open_registry
 from currents_ingest.schemas import parse
 from currents_ingest.store import Store
@@ -19,6 +21,7 @@ from currents_ingest.store import Store
 if TYPE_CHECKING:
     from currents_ingest.cache import Cache
     from currents_ingest.config import Settings
+    from currents_ingest.reconcile import Reconciled
     from currents_ingest.schemas import Registry
 
 
@@ -77,6 +80,12 @@ class Status:
     lease: str | None
     """Who is at work, and since when."""
     reconciled_at: datetime | None
+    started_at: datetime | None
+    """When Amperity's workflow was last started."""
+    amperity: Reconciled | None = None
+    """What Amperity read in the last seven days, if the settings ask for it."""
+    amperity_error: str = ""
+    """Why that is not known."""
 
 
 def status(settings: Settings) -> Status:
@@ -84,7 +93,14 @@ def status(settings: Settings) -> Status:
     feeds = Store.open(settings.feeds.url, concurrency=settings.limits.concurrency)
     registry = open_registry(settings.schemas)
     with closing(Ledger.look(feeds, settings.ledger.cache)) as ledger:
-        return _of(ledger.cache, registry, lease.holder(feeds))
+        found = _of(ledger.cache, registry, lease.holder(feeds))
+        if not (settings.amperity.tenant and settings.amperity.reconcile):
+            return found
+        try:
+            read = reconcile(settings.amperity, ledger, datetime.now(UTC))
+        except AmperityError as error:
+            return replace(found, amperity_error=str(error))
+        return replace(found, amperity=read)
 
 
 def _of(cache: Cache, registry: Registry, holder: str | None) -> Status:
@@ -101,6 +117,7 @@ def _of(cache: Cache, registry: Registry, holder: str | None) -> Status:
         drift=drifted(cache, registry),
         lease=holder,
         reconciled_at=cache.reconciled(),
+        started_at=cache.started(),
     )
 
 
