@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from currents_ingest import after, discover, quiet
+from currents_ingest import after, discover, joining, quiet
 from currents_ingest.cache_entries import ASIDE
 from currents_ingest.discover import Window
 from currents_ingest.errors import LedgerConflictError, NotThereError, SettingsError
@@ -137,6 +137,8 @@ def poll(
         # What a full listing finds may lie behind the look-back: it does not wait.
         hold = None if whole else settings.feeds.max_wait
         outcome = _ingest(session, settings.source.events, window, stop, seen, hold)
+        if not outcome.stopped:
+            joining.join_what_waits(session, datetime.now(UTC))
         if settings.feeds.empty_objects and not outcome.stopped:
             quiet.fill(session, datetime.now(UTC))
         if whole and not outcome.stopped and not outcome.unread:

@@ -128,7 +128,8 @@ def _shared(
 ) -> Iterator[Share]:
     """Write what the batch gives to each unified feed, or add it to *parts*."""
     for contract, decided in job.unified:
-        found = unify.unify(rows, job.event_type, contract, decided)
+        sources = contract.sources_of(job.event_type)
+        found = unify.unify(rows, contract, sources, decided)
         body = parquet.to_bytes(found.rows)
         if found.rows.height and len(body) <= SMALL:
             parts.append(Part(contract=contract, body=body, span=found.span))
@@ -232,4 +233,5 @@ def _manifest(  # noqa: PLR0913 (all that became of it)
         hours=dict(per_hour.iter_rows()),
         raw=job.raw,
         shares=shares,
+        joins=job.joins,
     )

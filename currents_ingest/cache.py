@@ -34,7 +34,15 @@ if TYPE_CHECKING:
 
 STATE_META = ("reconciled", "waiting_from", "waiting_to", "started")
 """Values of meta that a checkpoint holds."""
-STATE_TABLES = ("contracts", "unified", "shares", "delivered", "totals", "schemas")
+STATE_TABLES = (
+    "contracts",
+    "unified",
+    "shares",
+    "delivered",
+    "unjoined",
+    "totals",
+    "schemas",
+)
 """Tables that a checkpoint holds whole."""
 
 
@@ -170,6 +178,10 @@ class Cache:
         """Return the first and the last delivery day that no workflow ran over."""
         first, last = self.meta("waiting_from"), self.meta("waiting_to")
         return (int(first), int(last)) if first and last else None
+
+    def unjoined(self, until: datetime) -> list[dict[str, Any]]:
+        """Return batches, committed until then, whose rows wait to be joined."""
+        return self.table("unjoined", "committed_at <= ?", seconds(until))
 
     def started(self) -> datetime | None:
         """Return when a workflow was last started."""

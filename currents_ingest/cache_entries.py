@@ -24,6 +24,7 @@ def take_in(db: sqlite3.Connection, entry: Entry) -> None:
     _apply_shares(db, entry)
     _apply_days(db, entry)
     _apply_waiting(db, entry)
+    _apply_joins(db, entry)
     db.executemany(
         "insert or replace into contracts values (?, ?)",
         [(one.feed, one.model_dump_json()) for one in entry.pinned],
@@ -102,6 +103,25 @@ def _apply_days(db: sqlite3.Connection, entry: Entry) -> None:
         "insert into delivered values (?, ?) on conflict (feed) "
         "do update set day = max(day, excluded.day)",
         sorted(days.items()),
+    )
+
+
+def _apply_joins(db: sqlite3.Connection, entry: Entry) -> None:
+    """Keep the batches whose rows wait to be joined, by feed."""
+    for batch in entry.batches:
+        index = [one.key for one in batch.outputs if one.kind == "index"]
+        span = min(batch.hours, default=0), max(batch.hours, default=0)
+        db.executemany(
+            "insert or ignore into unjoined values (?, ?, ?, ?, ?, ?)",
+            [
+                (feed, key, batch.event_type, *span, seconds(entry.at))
+                for feed in batch.joins
+                for key in index
+            ],
+        )
+    db.executemany(
+        "delete from unjoined where feed = ? and object = ?",
+        [(one.feed, one.index) for one in entry.joined],
     )
 
 

@@ -21,6 +21,8 @@ create table contracts (feed text primary key, body text) without rowid;
 create table unified (feed text primary key, body text) without rowid;
 create table shares (feed text primary key, objects integer, rows integer,
   rejects integer, bytes integer, committed_at text) without rowid;
+create table unjoined (feed text, object text, event_type text, first integer,
+  last integer, committed_at integer, primary key (feed, object)) without rowid;
 create table delivered (feed text primary key, day integer) without rowid;
 create table totals (event_type text primary key, feed text, files integer,
   rows_in integer, rows_out integer, duplicates integer, rejects integer,

@@ -238,5 +238,10 @@ def job(  # noqa: PLR0913 (all that a batch depends on)
             for one in pinned.values()
             if one.sources_of(event_type)
         ),
+        joins=tuple(
+            one.feed
+            for one in pinned.values()
+            if one.joins_of(event_type, selection.decided(one.feed).options)
+        ),
         asked_for=found.asked_for,
     )

@@ -109,6 +109,8 @@ class Manifest(_Frozen):
     raw: bool = True
     """The event type's own feed is made; otherwise its rows went elsewhere alone."""
     shares: tuple[Share, ...] = ()
+    joins: tuple[str, ...] = ()
+    """Unified feeds that take its rows later, joined with another event type's."""
 
     @property
     def queued(self) -> tuple[datetime, datetime]:
@@ -125,6 +127,8 @@ class Delivery(_Frozen):
     planned_at: datetime
     superseded: int = 0
     """States that a newer one replaces, of those that the batches' shares count."""
+    joined: int = 0
+    """Rows that no share counts, for they were joined later."""
     outputs: tuple[Output, ...]
 
 
@@ -157,6 +161,14 @@ class Drift(_Frozen):
 Done = TypeVar("Done", Manifest, Delivery, Refill)
 
 
+class Joined(_Frozen):
+    """A batch whose rows were joined for a unified feed."""
+
+    feed: str
+    index: str
+    """Key of the batch's id index."""
+
+
 class Started(_Frozen):
     """A workflow of Amperity's that was started over delivered objects."""
 
@@ -187,6 +199,7 @@ class Entry(_Frozen):
     discarded: tuple[FileId, ...] = ()
     schemas: tuple[Drift, ...] = ()
     refills: tuple[Refill, ...] = ()
+    joined: tuple[Joined, ...] = ()
     started: Started | None = None
     reconciled: datetime | None = None
     """When a full listing began that this entry and those before it cover."""

@@ -75,6 +75,8 @@ class Job:
     """What becomes of personal fields in that feed."""
     unified: tuple[tuple[UnifiedContract, Decided], ...] = ()
     """The unified feeds that take rows of the event type."""
+    joins: tuple[str, ...] = ()
+    """The unified feeds that take rows of the event type once they are joined."""
     asked_for: bool = False
     """Someone released these files from quarantine: one that is gone goes back."""
 

@@ -134,6 +134,7 @@ def _problems(selection: Selection) -> Iterator[str]:
         yield f"feeds.contracts: {feed} is the name of an event type's own feed"
     for feed, options in feeds.options.items():
         yield from _option_problems(selection, feed, options)
+    yield from _join_problems(selection)
     yield from _privacy_problems(selection, raw)
     yield from _tag_problems(selection)
 
@@ -149,6 +150,20 @@ def _option_problems(
             yield f"{where}: there is no such option"
         elif value not in option.values:
             yield f"{where}: {value!r} is none of {', '.join(option.values)}"
+
+
+def _join_problems(selection: Selection) -> Iterator[str]:
+    """Joins read what the raw feeds of both event types published."""
+    for contract in selection.included():
+        options = selection.decided(contract.feed).options
+        for source in contract.sources:
+            if source.join and contract.joins_of(source.event, options):
+                for event in (source.event, source.join.event):
+                    if not selection.writes_raw(feed_name(event)):
+                        yield (
+                            f"feeds.options.{contract.feed}: it needs the raw feed "
+                            f"{feed_name(event)}, which feeds.include leaves out"
+                        )
 
 
 def _privacy_problems(selection: Selection, raw: set[str]) -> Iterator[str]:

@@ -49,6 +49,19 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
+class Join(_Frozen):
+    """What rows of an event type lack and an earlier event has."""
+
+    event: str
+    """The other event type, such as that of the send which was converted."""
+    on: Annotated[tuple[str, ...], BeforeValidator(_several)]
+    """Fields that both have; of several events the last one before counts."""
+    take: Annotated[tuple[str, ...], BeforeValidator(_several)]
+    """Its fields that the row gets; its own stay where the other has none."""
+    days: int = Field(30, ge=1, le=90)
+    """How long before it may have been. Rows without one are left out."""
+
+
 class Source(_Frozen):
     """An event type, or several by glob, whose rows go into the feed."""
 
@@ -58,6 +71,7 @@ class Source(_Frozen):
     unless: Tests = ()
     set: dict[str, Value] = {}
     """Constants by column, for these rows."""
+    join: Join | None = None
 
 
 class Option(_Frozen):
@@ -134,4 +148,25 @@ class UnifiedContract(_Frozen):
 
     def sources_of(self, event_type: str) -> tuple[Source, ...]:
         """Return the sources that an event type's rows are held against, in order."""
+        return tuple(one for one in self._of(event_type) if one.join is None)
+
+    def joins_of(
+        self, event_type: str, options: Mapping[str, str]
+    ) -> tuple[Source, ...]:
+        """Return the sources whose rows wait for a join, if the options want them."""
+        decided = {f"@{name}": one.default for name, one in self.options.items()}
+        decided |= {f"@{name}": value for name, value in options.items()}
+        return tuple(
+            source
+            for source in self._of(event_type)
+            if source.join
+            and all(
+                decided.get(name, "") in texts
+                for test in source.when
+                for name, texts in test.items()
+                if name in decided
+            )
+        )
+
+    def _of(self, event_type: str) -> tuple[Source, ...]:
         return tuple(one for one in self.sources if fnmatchcase(event_type, one.event))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from currents_ingest.amperity import AmperityType
     from currents_ingest.schemas import Registry
-    from currents_ingest.unified import UnifiedColumn, Value
+    from currents_ingest.unified import Join, Source, UnifiedColumn, Value
 
 Location = tuple[str | int, ...]
 
@@ -109,16 +109,24 @@ def _fields(
 ) -> dict[str, dict[str, AmperityType]]:
     """Return the fields of each event type that the contract names, with types."""
     added = {column.name: _BACK[column.type] for column in ADDED}
+    found: dict[str, dict[str, AmperityType]] = {}
+    for event_type in registry.event_types():
+        sources = [
+            one for one in contract.sources if fnmatchcase(event_type, one.event)
+        ]
+        if sources:
+            found[event_type] = _own(event_type, registry) | added | dict(PSEUDO)
+        for join in (one.join for one in sources if one.join):
+            theirs = _own(join.event, registry)
+            found[event_type] |= {n: theirs[n] for n in join.take if n in theirs}
+    return found
+
+
+def _own(event_type: str, registry: Registry) -> dict[str, AmperityType]:
     return {
-        event_type: {
-            field.name: _BACK[column_type(field)]
-            for writer in registry.writers(event_type)
-            for field in writer.fields
-        }
-        | added
-        | dict(PSEUDO)
-        for event_type in registry.event_types()
-        if contract.sources_of(event_type)
+        field.name: _BACK[column_type(field)]
+        for writer in registry.writers(event_type)
+        for field in writer.fields
     }
 
 
@@ -140,11 +148,35 @@ def _source_problems(
             for name in sorted(set(chain.from_iterable(getattr(source, key)))):
                 if told := _no_test(name, contract, source.event, known):
                     yield (*at, key), told
-        for name, value in source.set.items():
-            if name not in columns:
-                yield (*at, "set"), f"there is no column {name} to set"
-            elif told := _no_constant(columns[name], value):
-                yield (*at, "set"), told
+        if source.join:
+            own = set(chain.from_iterable(_own(one, registry) for one in events))
+            for told in _join_problems(source.join, own, registry):
+                yield (*at, "join"), told
+        for told in _set_problems(source, columns):
+            yield (*at, "set"), told
+
+
+def _set_problems(
+    source: Source, columns: Mapping[str, UnifiedColumn]
+) -> Iterator[str]:
+    for name, value in source.set.items():
+        if name not in columns:
+            yield f"there is no column {name} to set"
+        elif told := _no_constant(columns[name], value):
+            yield told
+
+
+def _join_problems(join: Join, own: set[str], registry: Registry) -> Iterator[str]:
+    theirs = _own(join.event, registry)
+    if not theirs:
+        yield f"no known event type is named {join.event}"
+        return
+    for name in join.on:
+        if name not in own or name not in theirs:
+            yield f"not both event types have a field {name} to join on"
+    for name in join.take:
+        if name not in theirs:
+            yield f"{join.event} has no field {name} to take"
 
 
 def _no_test(

@@ -62,17 +62,19 @@ class Unified:
 
 
 def unify(
-    rows: pl.DataFrame, event_type: str, contract: UnifiedContract, decided: Decided
+    rows: pl.DataFrame,
+    contract: UnifiedContract,
+    sources: Sequence[Source],
+    decided: Decided,
 ) -> Unified:
     """Turn rows of one event type into those of a unified feed.
 
     Args:
         rows: As ``conform`` gives them, each event once.
-        event_type: Their event type.
         contract: The unified feed's contract.
+        sources: Those of its sources that are the event type's, in order.
         decided: What the user decided about the feed.
     """
-    sources = contract.sources_of(event_type)
     columns = _Compiler(rows, contract, decided, sources).columns()
     whole = rows.lazy().select(*columns).collect()
     members = whole.filter(_MEMBER)

@@ -197,7 +197,7 @@ def _shared(entries: list[Entry]) -> Iterator[Difference]:
             for share in batch.shares:
                 balance[share.feed] += share.rows
         for delivery in entry.deliveries:
-            balance[delivery.feed] -= delivery.superseded
+            balance[delivery.feed] += delivery.joined - delivery.superseded
         for output in entry.outputs:
             if output.feed and output.kind == "feed":
                 balance[output.feed] -= output.rows

@@ -116,11 +116,14 @@ def measure_memory(folder: Path, share: int) -> Figure:
     )
 
 
-def ours(tree: Path, out: Path, memory: str) -> tuple[list[str], dict[str, str]]:
+def ours(
+    tree: Path, out: Path, memory: str, include: tuple[str, ...] = ("raw",)
+) -> tuple[list[str], dict[str, str]]:
     """Return the command and its settings."""
     return [sys.executable, "-m", "currents_ingest", "load", *DAY], {
         "CURRENTS_SOURCE__URL": str(tree / "currents"),
         "CURRENTS_FEEDS__URL": str(out / "feeds"),
+        "CURRENTS_FEEDS__INCLUDE": json.dumps(include),
         "CURRENTS_LEDGER__CACHE": str(out / "cache.db"),
         "CURRENTS_LIMITS__MEMORY": memory,
     }

@@ -1,0 +1,176 @@
+"""Rows that lack what an earlier event of another type has: conversions and sends.
+
+Both come from what the raw feeds published, once the other event has had time to
+come. The ledger remembers which batches wait, so a run that ends early loses nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from currents_ingest import merging, parquet
+from currents_ingest.batch import Part
+from currents_ingest.contracts import feed_name
+from currents_ingest.ledger import STAGING
+from currents_ingest.manifest import Entry, Joined
+from currents_ingest.selection import in_force
+from currents_ingest.unify import unify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from currents_ingest.session import Session
+    from currents_ingest.store import Store
+    from currents_ingest.unified import Join, UnifiedContract
+    from currents_ingest.unify import Decided
+
+SETTLE = timedelta(hours=1)
+"""How long a batch waits for the other events to come."""
+_AT_ONCE = 50
+"""Batches that one entry joins."""
+TIME = "event_datetime"
+
+
+def join_what_waits(session: Session, now: datetime) -> int:
+    """Deliver the rows that wait and can be joined; return how many.
+
+    Raises:
+        StoreError: A bucket could not be reached; what was committed stays.
+    """
+    total = 0
+    contracts = in_force(session.selection, session.ledger.cache.unified())
+    for number in range(10**6):
+        waiting = session.ledger.cache.unjoined(now - SETTLE)[:_AT_ONCE]
+        if not waiting:
+            break
+        prefix = f"{STAGING}/{session.token}/joined-{number:06}"
+        parts = [
+            part
+            for one in waiting
+            if (contract := contracts.get(one["feed"]))
+            for part in _parts(session, contract, one)
+        ]
+        deliveries = tuple(
+            each.model_copy(update={"joined": sum(o.rows for o in each.outputs)})
+            for each in merging.merge(parts, session.ledger.store, prefix, now)
+        )
+        done = tuple(Joined(feed=one["feed"], index=one["object"]) for one in waiting)
+        entry = Entry(at=now, run=session.token, deliveries=deliveries, joined=done)
+        total += sum(each.joined for each in deliveries)
+        if session.decide(_unless_done(session, entry)) is None:
+            outputs = (output for each in deliveries for output in each.outputs)
+            session.ledger.store.delete(one.staged for one in outputs)
+    return total
+
+
+def _unless_done(session: Session, entry: Entry) -> Any:
+    """Return a draft that gives way if another run has joined one of the batches."""
+    wanted = {(one.feed, one.index) for one in entry.joined}
+
+    def draft() -> Entry | None:
+        waiting = session.ledger.cache.unjoined(entry.at)
+        held = {(one["feed"], one["object"]) for one in waiting}
+        return entry if wanted <= held else None
+
+    return draft
+
+
+def _parts(
+    session: Session, contract: UnifiedContract, batch: dict[str, Any]
+) -> Iterator[Part]:
+    selection = session.selection
+    decided = selection.decided(contract.feed)
+    rows = parquet.from_bytes(session.ledger.store.get(feed_key(batch["object"])))
+    for source in contract.joins_of(batch["event_type"], decided.options):
+        if source.join is None:
+            continue
+        others = _others(session, source.join, rows, batch)
+        whole = joined(rows, others, source.join)
+        hidden = {
+            name
+            for event in (batch["event_type"], source.join.event)
+            for name, choice in selection.privacy(feed_name(event)).items()
+            if choice != "keep"
+        }
+        found = unify(whole, contract, [source], _once(decided, hidden))
+        if found.rows.height:
+            body = parquet.to_bytes(found.rows)
+            yield Part(contract=contract, body=body, span=found.span)
+
+
+def _once(decided: Decided, hidden: set[str]) -> Decided:
+    """Leave alone what the raw feeds hold hashed or dropped already."""
+    privacy = {n: c for n, c in decided.privacy.items() if n not in hidden}
+    return replace(decided, privacy=privacy)
+
+
+def feed_key(index: str) -> str:
+    """Return the feed object of a batch from its id index's key."""
+    _, feed, name = index.split("/")
+    day = name.removeprefix(f"{feed}-")
+    return f"{feed}/{day[:4]}/{day[4:6]}/{day[6:8]}/{name}"
+
+
+def _others(
+    session: Session, join: Join, rows: pl.DataFrame, batch: dict[str, Any]
+) -> pl.DataFrame:
+    """Read the other events that the rows may be joined with."""
+    ledger, store = session.ledger, session.ledger.store
+    first = batch["first"] - join.days * 24
+    horizon = session.settings.feeds.dedupe_horizon
+    since = datetime.fromtimestamp(first * 3600, UTC)
+    until = datetime.fromtimestamp((batch["last"] + 1) * 3600, UTC) + horizon
+    days = range(first // 24, int(until.timestamp()) // 86400 + 1)
+    ledger.need("hours", days)
+    hours = range(first, batch["last"] + 1)
+    objects = ledger.cache.index_objects(join.event, hours, since, until)
+    people = rows.select(join.on)
+    found = [
+        other.join(people, on=join.on, how="semi")
+        for other in _read(store, [feed_key(one) for one in objects], join)
+    ]
+    return pl.concat(found) if found else pl.DataFrame()
+
+
+def _read(store: Store, keys: Sequence[str], join: Join) -> Iterator[pl.DataFrame]:
+    """Read the columns that count, an object at a time."""
+    wanted = list(dict.fromkeys([*join.on, *join.take, TIME, "id"]))
+    for key in keys:
+        rows = parquet.from_bytes(store.get(key))
+        lacks = [name for name in wanted if name not in rows.columns]
+        nulls = [pl.lit(None, pl.String).alias(name) for name in lacks]
+        yield rows.with_columns(nulls).select(wanted)
+
+
+def joined(rows: pl.DataFrame, others: pl.DataFrame, join: Join) -> pl.DataFrame:
+    """Give each row what the last other event before it has; others leave it out.
+
+    Args:
+        rows: Of the event type that lacks something, as its raw feed has them.
+        others: Of the other event type: the fields of the join, id and event_datetime.
+        join: What they have in common and what is taken.
+    """
+    if not others.height:
+        return rows.head(0)
+    on, theirs = list(join.on), {name: f"{name} of the other" for name in join.take}
+    last = others.sort(TIME, "id").select(
+        *on, TIME, *(pl.col(name).alias(new) for name, new in theirs.items())
+    )
+    matched = rows.sort(TIME, "id").join_asof(
+        last.with_columns(found=pl.lit(value=True)),
+        on=TIME,
+        by=on,
+        strategy="backward",
+        tolerance=timedelta(days=join.days),
+    )
+    taken = [
+        pl.coalesce(new, name).alias(name)
+        if name in rows.columns
+        else pl.col(new).alias(name)
+        for name, new in theirs.items()
+    ]
+    return matched.filter("found").with_columns(taken).drop("found", *theirs.values())
