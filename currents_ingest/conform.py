@@ -218,14 +218,14 @@ def _unmapped(fields: Sequence[Field], privacy: Mapping[str, Choice]) -> pl.Expr
 
 def _json_value(field: Field, choice: Choice) -> pl.Expr:
     """Write a field's value as JSON text, null staying null."""
-    column = guarded(pl.col(field.name), choice)
+    column = given = guarded(pl.col(field.name), choice)
     if field.type in ("array", "complex") and choice != "hash":  # JSON text already
         return column
     if field.type == "float" and choice != "hash":
         column = column.cast(pl.String).cast(pl.Float64, strict=False)
     whole = pl.struct(column.alias("v")).struct.json_encode()
     text = whole.str.slice(len('{"v":')).str.head(-1)
-    return pl.when(pl.col(field.name).is_not_null()).then(text)
+    return pl.when(given.is_not_null()).then(text)
 
 
 def hidden(rows: pl.DataFrame, privacy: Mapping[str, Choice]) -> pl.DataFrame:
