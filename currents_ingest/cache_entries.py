@@ -98,7 +98,8 @@ def _apply_days(db: sqlite3.Connection, entry: Entry) -> None:
         day = seconds(batch.planned_at) // 86400
         days |= {one.feed or batch.feed: day for one in written}
     for delivery in entry.deliveries:
-        days[delivery.feed] = seconds(delivery.planned_at) // 86400
+        if any(one.kind == "feed" for one in delivery.outputs):
+            days[delivery.feed] = seconds(delivery.planned_at) // 86400
     db.executemany(
         "insert into delivered values (?, ?) on conflict (feed) "
         "do update set day = max(day, excluded.day)",

@@ -14,6 +14,7 @@ import polars as pl
 from currents_ingest.avro import BAD_TEXT
 from currents_ingest.compatibility import Verdict, compare, unmapped
 from currents_ingest.errors import BreakingDriftError
+from currents_ingest.privacy import REDACTED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -238,9 +239,14 @@ def hidden(rows: pl.DataFrame, privacy: Mapping[str, Choice]) -> pl.DataFrame:
 
 
 def sha256(texts: pl.Expr) -> pl.Expr:
-    """Hash texts as ad platforms want it: SHA-256 of the trimmed, lower-case text."""
-    plain = texts.cast(pl.String).str.strip_chars().str.to_lowercase()
-    return plain.map_batches(_sha256, return_dtype=pl.String, is_elementwise=True)
+    """Hash texts as ad platforms want it: SHA-256 of the trimmed, lower-case text.
+
+    An empty text, and what a connector put in a text's place, tell of nobody and stay.
+    """
+    text = texts.cast(pl.String)
+    plain = text.str.strip_chars().str.to_lowercase()
+    hashed = plain.map_batches(_sha256, return_dtype=pl.String, is_elementwise=True)
+    return pl.when(text.is_in(["", REDACTED])).then(text).otherwise(hashed)
 
 
 def _sha256(texts: pl.Series) -> pl.Series:

@@ -6,7 +6,6 @@ come. The ledger remembers which batches wait, so a run that ends early loses no
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ import polars as pl
 
 from currents_ingest import merging, parquet
 from currents_ingest.batch import Part
-from currents_ingest.contracts import feed_name
 from currents_ingest.ledger import STAGING
 from currents_ingest.manifest import Entry, Joined
 from currents_ingest.selection import in_force
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from currents_ingest.session import Session
     from currents_ingest.store import Store
     from currents_ingest.unified import Join, UnifiedContract
-    from currents_ingest.unify import Decided
 
 SETTLE = timedelta(hours=1)
 """How long a batch waits for the other events to come."""
@@ -55,7 +52,9 @@ def join_what_waits(session: Session, now: datetime) -> int:
             for part in _parts(session, contract, one)
         ]
         deliveries = tuple(
-            each.model_copy(update={"joined": sum(o.rows for o in each.outputs)})
+            each.model_copy(
+                update={"joined": sum(o.rows for o in each.outputs) + each.superseded}
+            )
             for each in merging.merge(parts, session.ledger.store, prefix, now)
         )
         done = tuple(Joined(feed=one["feed"], index=one["object"]) for one in waiting)
@@ -90,22 +89,12 @@ def _parts(
             continue
         others = _others(session, source.join, rows, batch)
         whole = joined(rows, others, source.join)
-        hidden = {
-            name
-            for event in (batch["event_type"], source.join.event)
-            for name, choice in selection.privacy(feed_name(event)).items()
-            if choice != "keep"
-        }
-        found = unify(whole, contract, [source], _once(decided, hidden))
+        events = batch["event_type"], source.join.event
+        seen = selection.seen_by(decided, events)
+        found = unify(whole, contract, [source], seen)
         if found.rows.height:
             body = parquet.to_bytes(found.rows)
             yield Part(contract=contract, body=body, span=found.span)
-
-
-def _once(decided: Decided, hidden: set[str]) -> Decided:
-    """Leave alone what the raw feeds hold hashed or dropped already."""
-    privacy = {n: c for n, c in decided.privacy.items() if n not in hidden}
-    return replace(decided, privacy=privacy)
 
 
 def feed_key(index: str) -> str:

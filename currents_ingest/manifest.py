@@ -128,7 +128,7 @@ class Delivery(_Frozen):
     superseded: int = 0
     """States that a newer one replaces, of those that the batches' shares count."""
     joined: int = 0
-    """Rows that no share counts, for they were joined later."""
+    """Rows that no share counts, for they were joined or filled in later."""
     outputs: tuple[Output, ...]
 
 
@@ -169,6 +169,14 @@ class Joined(_Frozen):
     """Key of the batch's id index."""
 
 
+class Backfilled(_Frozen):
+    """Raw objects whose rows a unified feed got after the fact."""
+
+    feed: str
+    sources: tuple[str, ...]
+    """Keys below the feeds URL."""
+
+
 class Started(_Frozen):
     """A workflow of Amperity's that was started over delivered objects."""
 
@@ -200,6 +208,7 @@ class Entry(_Frozen):
     schemas: tuple[Drift, ...] = ()
     refills: tuple[Refill, ...] = ()
     joined: tuple[Joined, ...] = ()
+    backfilled: tuple[Backfilled, ...] = ()
     started: Started | None = None
     reconciled: datetime | None = None
     """When a full listing began that this entry and those before it cover."""

@@ -47,13 +47,9 @@ def merge(
             span = min(part.span[0] for part in some), max(p.span[1] for p in some)
             body = parquet.to_bytes(kept)
             staged.put("feed", feed, feed, body, kept.height, span)
-            yield Delivery(
-                feed=feed,
-                contract_version=contract.version,
-                planned_at=now,
-                superseded=rows.height - kept.height,
-                outputs=tuple(staged.outputs),
-            )
+            made = delivery(contract, now, staged)
+            superseded = rows.height - kept.height
+            yield made.model_copy(update={"superseded": superseded})
 
 
 def _bounded(parts: Sequence[Part]) -> Iterator[list[Part]]:
@@ -77,6 +73,13 @@ def empty(
     body = parquet.to_bytes(pl.DataFrame(schema=types))
     unified = contract.feed if isinstance(contract, UnifiedContract) else ""
     staged.put("feed", contract.feed, unified, body, 0)
+    return delivery(contract, now, staged)
+
+
+def delivery(
+    contract: Contract | UnifiedContract, now: datetime, staged: Staging
+) -> Delivery:
+    """Return what was staged as one delivery."""
     return Delivery(
         feed=contract.feed,
         contract_version=contract.version,

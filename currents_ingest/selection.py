@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from currents_ingest.unified_toml import load
 from currents_ingest.unify import Decided
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from currents_ingest.config import Settings
     from currents_ingest.privacy import Choice
@@ -66,6 +66,20 @@ class Selection:
             options=self.settings.feeds.options.get(feed, {}),
             privacy=self.privacy(feed),
         )
+
+    def seen_by(self, decided: Decided, events: Iterable[str]) -> Decided:
+        """Leave alone what the raw feeds of event types hold hashed or dropped already.
+
+        For rows that come from published objects and not from Currents files.
+        """
+        hidden = {
+            name
+            for event in events
+            for name, choice in self.privacy(feed_name(event)).items()
+            if choice != "keep"
+        }
+        privacy = {n: c for n, c in decided.privacy.items() if n not in hidden}
+        return replace(decided, privacy=privacy)
 
 
 def select(settings: Settings) -> Selection:

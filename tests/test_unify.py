@@ -109,6 +109,11 @@ def made(column, rows, sources=None, known=FIELDS, **decided):
             [hashlib.sha256(b"a@b.example").hexdigest()],
         ),
         (
+            {"from": "a", "sha256": True},
+            [{"a": ""}, {"a": "[REDACTED]"}, {}],
+            [None, None, None],
+        ),
+        (
             {"from": "properties", "pick": "$.o.t"},
             [
                 {"properties": '{"o":{"t":"x"}}'},
@@ -240,6 +245,8 @@ def test_personal_data_is_left_hashed_or_dropped():
     hashed = hashlib.sha256(b"x").hexdigest()
     for choice, value in (("keep", " X"), ("hash", hashed), ("drop", None)):
         assert made({"from": "a"}, [{"a": " X"}], privacy={"a": choice})[0] == [value]
+    for text in ("", "[REDACTED]"):
+        assert made({"from": "a"}, [{"a": text}], privacy={"a": "hash"})[0] == [None]
     # Tests ask for what a field holds, whatever becomes of it.
     sources = [{"event": OPEN, "when": {"a": "*"}}]
     found, _ = made({"from": "a"}, [{"a": "x"}, {}], sources, privacy={"a": "drop"})

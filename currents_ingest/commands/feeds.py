@@ -96,6 +96,28 @@ def refill(
         _show_refilled(found, settings, done=not dry_run)
 
 
+@app.command()
+def backfill(
+    feed: FeedArgument,
+    config: ConfigOption = None,
+    dry_run: DryRunOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Deliver to a unified feed what raw feeds published before it was made."""
+    from currents_ingest import backfill as backfill_
+
+    settings = settings_of(config)
+    found = (backfill_.preview if dry_run else backfill_.backfill)(settings, feed)
+    if json_:
+        print_json(found)
+    else:
+        verb = "would be" if dry_run else "were"
+        out.print(
+            f"{found.objects:,} raw objects read, {found.rows:,} rows {verb} delivered "
+            f"to {found.feed}, {found.rejects:,} rejected"
+        )
+
+
 class PageFormat(StrEnum):
     """How a feed's paper is written."""
 

@@ -1,0 +1,236 @@
+"""Rows for a unified feed from what raw feeds published before it was made.
+
+Currents never sends anything again, so history comes from our own objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from currents_ingest import merging, parquet
+from currents_ingest.batch import Part, Staging
+from currents_ingest.conform import POLARS_TYPES
+from currents_ingest.errors import NotThereError
+from currents_ingest.ledger import STAGING, entry_key, read_entry
+from currents_ingest.manifest import Backfilled, Entry
+from currents_ingest.selection import in_force, select
+from currents_ingest.session import begin, looking_at_feeds
+from currents_ingest.unify import unify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from currents_ingest.config import Settings
+    from currents_ingest.ledger import Ledger
+    from currents_ingest.manifest import Delivery
+    from currents_ingest.selection import Selection
+    from currents_ingest.session import Session
+    from currents_ingest.unified import UnifiedContract
+    from currents_ingest.unify import Unified
+
+_ENTRIES_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filled:
+    """What a backfill did, or would do."""
+
+    feed: str
+    version: int
+    objects: int
+    """Raw objects that were read."""
+    rows: int
+    rejects: int
+
+
+def backfill(settings: Settings, feed: str) -> Filled:
+    """Deliver to a unified feed the rows that raw feeds published before it was made.
+
+    Only batches that gave nothing to the feed are read, each once. Done again, or
+    after a kill, it goes on where it stopped.
+
+    Raises:
+        NotThereError: ``feeds.include`` asks for no such unified feed.
+        LeaseHeldError: Another run is at work; nothing was done.
+    """
+    with begin(settings) as session:
+        pinned = session.ledger.cache.unified()
+        contract = _contract(session.selection, pinned, feed)
+        total = Filled(
+            feed=feed, version=contract.version, objects=0, rows=0, rejects=0
+        )
+        waiting = list(_sources(session.ledger, contract).items())
+        number = 0
+        while waiting:
+            part, waiting = _some(session.ledger, waiting)
+            prefix = f"{STAGING}/{session.token}/backfill-{number:06}"
+            deliveries = _deliveries(session, contract, part, prefix)
+            if _commit(session, contract, part, deliveries):
+                total = replace(
+                    total,
+                    objects=total.objects + len(part),
+                    rows=total.rows + _rows(deliveries, "feed"),
+                    rejects=total.rejects + _rows(deliveries, "rejects"),
+                )
+            number += 1
+        session.ledger.fold(session.token, datetime.now(UTC))
+        return total
+
+
+def _rows(deliveries: Iterable[Delivery], kind: str) -> int:
+    outputs = (one for each in deliveries for one in each.outputs)
+    return sum(one.rows for one in outputs if one.kind == kind)
+
+
+def preview(settings: Settings, feed: str) -> Filled:
+    """Say what a backfill would do; changes nothing."""
+    selection = select(settings)
+    with looking_at_feeds(settings) as ledger:
+        contract = _contract(selection, ledger.cache.unified(), feed)
+        found = [
+            _unified(selection, contract, ledger, key, event_type)
+            for key, event_type in _sources(ledger, contract).items()
+        ]
+    return Filled(
+        feed=feed,
+        version=contract.version,
+        objects=len(found),
+        rows=sum(one.rows.height for one in found),
+        rejects=sum(one.rejects.height for one in found),
+    )
+
+
+def _contract(
+    selection: Selection, pinned: dict[str, UnifiedContract], feed: str
+) -> UnifiedContract:
+    try:
+        return in_force(selection, pinned)[feed]
+    except KeyError:
+        told = f"{feed} among the unified feeds that feeds.include asks for"
+        raise NotThereError(told) from None
+
+
+def _sources(ledger: Ledger, contract: UnifiedContract) -> dict[str, str]:
+    """Return raw objects, with their event types, that gave the feed nothing yet."""
+    found: dict[str, str] = {}
+    done: set[str] = set()
+    for entry in _entries(ledger):
+        for one in entry.backfilled:
+            if one.feed == contract.feed:
+                done.update(one.sources)
+        for batch in entry.batches:
+            gave = any(share.feed == contract.feed for share in batch.shares)
+            if not gave and contract.sources_of(batch.event_type):
+                own = [
+                    one.key
+                    for one in batch.outputs
+                    if one.kind == "feed" and not one.feed
+                ]
+                found |= dict.fromkeys(own, batch.event_type)
+    return {key: event for key, event in found.items() if key not in done}
+
+
+def _entries(ledger: Ledger) -> Iterator[Entry]:
+    for first in range(1, ledger.cache.head + 1, _ENTRIES_AT_ONCE):
+        last = min(first + _ENTRIES_AT_ONCE - 1, ledger.cache.head)
+        keys = [entry_key(number) for number in range(first, last + 1)]
+        for key, body in zip(keys, ledger.store.gather(keys), strict=True):
+            yield read_entry(key, body)
+
+
+def _some(
+    ledger: Ledger, waiting: list[tuple[str, str]]
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Take the objects of one entry: what may be held at once, one at least."""
+    size = count = 0
+    for key, _ in waiting:
+        found = ledger.store.stat(key)
+        size += found.size if found else 0
+        if count and size > merging.AT_ONCE:
+            break
+        count += 1
+    return waiting[:count], waiting[count:]
+
+
+def _unified(
+    selection: Selection,
+    contract: UnifiedContract,
+    ledger: Ledger,
+    key: str,
+    event_type: str,
+) -> Unified:
+    """Read one object as rows of the unified feed, delivered now."""
+    rows = parquet.from_bytes(ledger.store.get(key))
+    now = pl.lit(datetime.now(UTC)).cast(POLARS_TYPES["timestamp"])
+    decided = selection.seen_by(selection.decided(contract.feed), [event_type])
+    return unify(
+        rows.with_columns(now.alias("ingested_at")),
+        contract,
+        contract.sources_of(event_type),
+        decided,
+    )
+
+
+def _deliveries(
+    session: Session,
+    contract: UnifiedContract,
+    sources: list[tuple[str, str]],
+    prefix: str,
+) -> tuple[Delivery, ...]:
+    parts, rejects = [], []
+    for key, event_type in sources:
+        found = _unified(session.selection, contract, session.ledger, key, event_type)
+        rejects.append(found.rejects)
+        if found.rows.height:
+            body = parquet.to_bytes(found.rows)
+            parts.append(Part(contract=contract, body=body, span=found.span))
+    store, now = session.ledger.store, datetime.now(UTC)
+    made = [
+        each.model_copy(update={"joined": _rows([each], "feed") + each.superseded})
+        for each in merging.merge(parts, store, prefix, now)
+    ]
+    staged = Staging(store, f"{prefix}-all")
+    staged.rejects(contract.feed, contract.feed, pl.concat(rejects))
+    if staged.outputs:
+        made.append(merging.delivery(contract, now, staged))
+    return tuple(made)
+
+
+def _commit(
+    session: Session,
+    contract: UnifiedContract,
+    sources: list[tuple[str, str]],
+    deliveries: tuple[Delivery, ...],
+) -> bool:
+    """Commit a part; False if another run's came first."""
+    keys = tuple(key for key, _ in sources)
+    if session.decide(_draft(session, contract, keys, deliveries)):
+        return True
+    outputs = (one for each in deliveries for one in each.outputs)
+    session.ledger.store.delete(one.staged for one in outputs)
+    return False
+
+
+def _draft(
+    session: Session,
+    contract: UnifiedContract,
+    keys: tuple[str, ...],
+    deliveries: tuple[Delivery, ...],
+) -> Callable[[], Entry | None]:
+    def draft() -> Entry | None:
+        if set(keys) - _sources(session.ledger, contract).keys():
+            return None
+        pinned = session.ledger.cache.unified()
+        return Entry(
+            at=datetime.now(UTC),
+            run=session.token,
+            deliveries=deliveries,
+            backfilled=(Backfilled(feed=contract.feed, sources=keys),),
+            unified=() if contract.feed in pinned else (contract,),
+        )
+
+    return draft
