@@ -48,6 +48,8 @@ class Outcome:
     rows_out: int = 0
     duplicates: int = 0
     rejects: int = 0
+    unified_rejects: int = 0
+    """Rows that a unified feed could not take; the raw feed has them."""
     objects: int = 0
     """Feed objects published."""
     quarantined: tuple[SetAside, ...] = ()
@@ -65,7 +67,8 @@ class Outcome:
     @property
     def needs_a_look(self) -> bool:
         """Tell whether something was set aside, drifted or went wrong afterwards."""
-        return bool(self.quarantined or self.rejects or self.drift or self.warnings)
+        rejects = self.rejects + self.unified_rejects
+        return bool(self.quarantined or rejects or self.drift or self.warnings)
 
     def plus(self, committed: Committed) -> Outcome:
         """Add one commit."""
@@ -83,6 +86,8 @@ class Outcome:
             rows_out=self.rows_out + sum(one.rows_out for one in batches),
             duplicates=self.duplicates + sum(one.duplicates for one in batches),
             rejects=self.rejects + sum(one.rejects for one in batches),
+            unified_rejects=self.unified_rejects
+            + sum(share.rejects for one in batches for share in one.shares),
             objects=self.objects + sum(one.kind == "feed" for one in entry.outputs),
             quarantined=self.quarantined + entry.set_aside,
             unread=self.unread + unread,

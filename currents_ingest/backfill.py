@@ -14,7 +14,7 @@ import polars as pl
 from currents_ingest import merging, parquet
 from currents_ingest.batch import Part, Staging
 from currents_ingest.conform import POLARS_TYPES
-from currents_ingest.errors import NotThereError
+from currents_ingest.errors import SettingsError
 from currents_ingest.ledger import STAGING, entry_key, read_entry
 from currents_ingest.manifest import Backfilled, Entry
 from currents_ingest.selection import in_force, select
@@ -54,7 +54,7 @@ def backfill(settings: Settings, feed: str) -> Filled:
     after a kill, it goes on where it stopped.
 
     Raises:
-        NotThereError: ``feeds.include`` asks for no such unified feed.
+        SettingsError: ``feeds.include`` asks for no such unified feed.
         LeaseHeldError: Another run is at work; nothing was done.
     """
     with begin(settings) as session:
@@ -110,8 +110,8 @@ def _contract(
     try:
         return in_force(selection, pinned)[feed]
     except KeyError:
-        told = f"{feed} among the unified feeds that feeds.include asks for"
-        raise NotThereError(told) from None
+        problem = f"feeds.include asks for no unified feed {feed}"
+        raise SettingsError((problem,)) from None
 
 
 def _sources(ledger: Ledger, contract: UnifiedContract) -> dict[str, str]:

@@ -368,7 +368,8 @@ class _Schema(GenerateJsonSchema):
     def encode_default(self, dft: Any) -> Any:
         if not isinstance(dft, timedelta):
             return super().encode_default(dft)
-        seconds = int(dft.total_seconds())
+        if not (seconds := int(dft.total_seconds())):
+            return "0s"
         unit = max((size, name) for name, size in _UNITS.items() if seconds % size == 0)
         return f"{seconds // unit[0]}{unit[1]}"
 

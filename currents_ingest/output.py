@@ -36,6 +36,11 @@ def show_outcome(outcome: Outcome) -> None:
             f"{outcome.rows_out:,} out, {outcome.duplicates:,} duplicates, "
             f"{outcome.rejects:,} rejects; {outcome.objects:,} objects published"
         )
+    if outcome.unified_rejects:
+        out.print(
+            f"{outcome.unified_rejects:,} rows do not fit a unified feed: reasons are "
+            "in _rejects/ beside the feeds"
+        )
     if outcome.quarantined:
         out.print(
             f"{len(outcome.quarantined)} files quarantined: "

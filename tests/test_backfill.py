@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from currents_ingest import api, backfill, config
-from currents_ingest.errors import NotThereError
+from currents_ingest.errors import SettingsError
 from currents_ingest.simulate import Simulation, simulate
 from currents_ingest.verify import verify
 
@@ -114,5 +114,5 @@ def test_what_the_raw_feed_hashed_is_not_hashed_again(tree, tmp_path):
 
 
 def test_only_a_feed_that_is_made_can_be_filled(tree, tmp_path):
-    with pytest.raises(NotThereError, match="purchases"):
+    with pytest.raises(SettingsError, match="no unified feed purchases"):
         backfill.preview(settings_for(tree, tmp_path, "raw"), "purchases")

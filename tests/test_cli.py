@@ -24,6 +24,7 @@ def run(tmp_path):
     } | {
         "CURRENTS_SOURCE__URL": str(tmp_path / "in"),
         "CURRENTS_FEEDS__URL": str(tmp_path / "out"),
+        "CURRENTS_FEEDS__INCLUDE": '["raw"]',
         "COLUMNS": "200",
         "PYTHONPATH": os.pathsep.join([".", *sys.path]),
     }
