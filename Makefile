@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN = $(BIN)/python -m
 
-.PHONY: demo test check wheel-test campaign fuzz bench bench-validate schemas lock clean
+.PHONY: demo test check wheel-test campaign fuzz bench bench-feeds bench-validate schemas lock clean
 
 demo: $(VENV)/ready  ## the main job on made-up data
 	$(BIN)/currents-ingest demo
@@ -42,6 +42,9 @@ bench: $(VENV)/ready-dev  ## speed and memory against a plain script
 
 bench-validate: $(VENV)/ready-dev  ## validate against fastavro over s3fs; ten minutes
 	$(BIN)/python tools/bench_validate.py
+
+bench-feeds: $(VENV)/ready-dev  ## all unified feeds beside the raw ones; ten minutes
+	$(BIN)/python tools/bench_feeds.py
 
 # FACTS is a folder of facts about Braze's samples; see the script.
 schemas: $(VENV)/ready-dev

@@ -6,13 +6,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import polars as pl
 
 from currents_ingest.avro import BAD_TEXT
 from currents_ingest.compatibility import Verdict, compare, unmapped
+from currents_ingest.contracts import UNMAPPED
 from currents_ingest.errors import BreakingDriftError
 from currents_ingest.privacy import REDACTED
 
@@ -28,7 +29,6 @@ LATEST = datetime(2100, 1, 1, tzinfo=UTC)
 """Event times outside are mistakes (milliseconds taken for seconds, say): rejected.
 Imported history may be old and test events lie in the future, so it is a wide range."""
 
-NOTHING_CHOSEN: Mapping[str, Choice] = MappingProxyType({})
 FILE, ROW, REASON = "currents_file", "currents_row", "reason"
 
 POLARS_TYPES: dict[ColumnType, Any] = {
@@ -65,13 +65,12 @@ class Conformed:
     """Columns ``currents_file``, ``currents_row``, ``reason``."""
 
 
-def conform(  # noqa: PLR0913 (all that a row depends on)
+def conform(
     frame: pl.DataFrame,
     writer: WriterSchema,
     contract: Contract,
     origins: Sequence[Origin],
     ingested_at: datetime,
-    privacy: Mapping[str, Choice] = NOTHING_CHOSEN,
 ) -> Conformed:
     """Turn decoded rows into the contract's columns.
 
@@ -81,8 +80,6 @@ def conform(  # noqa: PLR0913 (all that a row depends on)
         contract: The feed's pinned contract.
         origins: The files, with their rows; the sum is the frame's height.
         ingested_at: The batch's planned time.
-        privacy: What becomes of fields that go to ``unmapped_fields``; the others
-            come as they are, see hidden.
 
     Raises:
         BreakingDriftError: The writer schema does not fit the contract.
@@ -108,7 +105,7 @@ def conform(  # noqa: PLR0913 (all that a row depends on)
         pl.col(_FILE).alias(FILE),
         pl.col(_ROW).alias(ROW),
         pl.col(_QUEUED).alias("currents_queued_at"),
-        _unmapped(unmapped(writer, contract), privacy).alias("unmapped_fields"),
+        _unmapped(unmapped(writer, contract)).alias(UNMAPPED),
         _reason(frame, fields, contract, places).alias(REASON),
     )
     order = list(contract.types)
@@ -199,16 +196,13 @@ def _when(condition: pl.Expr, reason: str) -> pl.Expr:
     return pl.when(condition).then(pl.lit(reason))
 
 
-def _unmapped(fields: Sequence[Field], privacy: Mapping[str, Choice]) -> pl.Expr:
+def _unmapped(fields: Sequence[Field]) -> pl.Expr:
     """Write fields that the contract does not know as one JSON object a row.
 
     Null fields are left out; a row without any has null.
     """
     pieces = [
-        pl.concat_str(
-            pl.lit(f"{json.dumps(field.name)}:"),
-            _json_value(field, privacy.get(field.name, "keep")),
-        )
+        pl.concat_str(pl.lit(f"{json.dumps(field.name)}:"), _json_value(field))
         for field in fields
     ]
     if not pieces:
@@ -217,25 +211,43 @@ def _unmapped(fields: Sequence[Field], privacy: Mapping[str, Choice]) -> pl.Expr
     return pl.when(joined != "").then(pl.concat_str(pl.lit("{"), joined, pl.lit("}")))
 
 
-def _json_value(field: Field, choice: Choice) -> pl.Expr:
+def _json_value(field: Field) -> pl.Expr:
     """Write a field's value as JSON text, null staying null."""
-    column = given = guarded(pl.col(field.name), choice)
-    if field.type in ("array", "complex") and choice != "hash":  # JSON text already
+    column = pl.col(field.name)
+    if field.type in ("array", "complex"):  # decoded as JSON text already
         return column
-    if field.type == "float" and choice != "hash":
+    if field.type == "float":
         column = column.cast(pl.String).cast(pl.Float64, strict=False)
     whole = pl.struct(column.alias("v")).struct.json_encode()
     text = whole.str.slice(len('{"v":')).str.head(-1)
-    return pl.when(given.is_not_null()).then(text)
+    return pl.when(pl.col(field.name).is_not_null()).then(text)
 
 
 def hidden(rows: pl.DataFrame, privacy: Mapping[str, Choice]) -> pl.DataFrame:
     """Return a raw feed's rows with personal fields as the choices leave them."""
-    return rows.with_columns(
+    chosen = {name: choice for name, choice in privacy.items() if choice != "keep"}
+    columns = [
         guarded(pl.col(name), choice).alias(name)
-        for name, choice in privacy.items()
+        for name, choice in chosen.items()
         if name in rows.columns
-    )
+    ]
+    if chosen and rows[UNMAPPED].null_count() < rows.height:
+        texts = [_hidden_within(text, chosen) for text in rows[UNMAPPED]]
+        columns.append(pl.lit(pl.Series(UNMAPPED, texts, dtype=pl.String)))
+    return rows.with_columns(columns)
+
+
+def _hidden_within(text: str | None, chosen: Mapping[str, Choice]) -> str | None:
+    """Treat fields that have no column likewise."""
+    fields = orjson.loads(text) if text else {}
+    if not fields.keys() & chosen.keys():
+        return text
+    for name in fields.keys() & chosen.keys():
+        value = fields.pop(name)
+        if chosen[name] == "hash":
+            plain = value if isinstance(value, str) else orjson.dumps(value).decode()
+            fields[name] = _digest(plain)
+    return orjson.dumps(fields).decode() if fields else None
 
 
 def sha256(texts: pl.Expr) -> pl.Expr:
@@ -243,18 +255,18 @@ def sha256(texts: pl.Expr) -> pl.Expr:
 
     An empty text, and what a connector put in a text's place, tell of nobody and stay.
     """
-    text = texts.cast(pl.String)
-    plain = text.str.strip_chars().str.to_lowercase()
-    hashed = plain.map_batches(_sha256, return_dtype=pl.String, is_elementwise=True)
-    return pl.when(text.is_in(["", REDACTED])).then(text).otherwise(hashed)
+    return texts.cast(pl.String).map_batches(
+        lambda given: pl.Series(given.name, map(_digest, given), dtype=pl.String),
+        return_dtype=pl.String,
+        is_elementwise=True,
+    )
 
 
-def _sha256(texts: pl.Series) -> pl.Series:
-    digests = [
-        None if text is None else hashlib.sha256(text.encode()).hexdigest()
-        for text in texts
-    ]
-    return pl.Series(texts.name, digests, dtype=pl.String)
+def _digest(text: str | None) -> str | None:
+    plain = (text or "").strip().lower()
+    if text is None or plain in ("", REDACTED.lower()):
+        return text
+    return hashlib.sha256(plain.encode()).hexdigest()
 
 
 def guarded(value: pl.Expr, choice: Choice) -> pl.Expr:

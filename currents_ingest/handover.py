@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from datetime import timedelta
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,7 @@ SOURCE = "Braze"
 _WORDS = {
     "@brand": "[brands]",
     "@region": "[brands]",
-    "@event_day": "day",
+    "@send_day": "day of the send",
     "@event_name": "event type",
     "@state_order": "time",
 }
@@ -201,9 +200,8 @@ def _event_types(
     if not isinstance(contract, UnifiedContract):
         yield contract.event_type
         return
-    globs = {source.event for source in contract.sources}
     for event_type in selection.registry.event_types():
-        if any(fnmatchcase(event_type, glob) for glob in globs):
+        if any(source.is_of(event_type) for source in contract.sources):
             yield event_type
 
 

@@ -46,6 +46,7 @@ SENSITIVE = frozenset(
         "device_id",
         "media_urls",
         "message_body",
+        "orphaned_by_id",
         "properties",
         "push_to_start_token",
         "push_token",
@@ -59,5 +60,11 @@ SENSITIVE = frozenset(
 )
 """Fields that are not marked, and yet tell of a person."""
 PERSONAL = MARKED | SENSITIVE
+FOLLOWS = {
+    "channel_identifier": ("email_address", "phone_number"),
+    "orphaned_by_id": ("user_id",),
+}
+"""Fields that hold what others do; unless named, they are treated as strictly."""
+STRICTNESS: tuple[Choice, ...] = ("keep", "hash", "drop")
 REDACTED = "[REDACTED]"
 """What a connector's field transformation leaves. Source: "Setting up Currents"."""

@@ -329,9 +329,7 @@ def _conformed_part(
         for one in read
     ]
     schema = read[0].container.schema
-    return conform.conform(
-        frame, schema, contract, origins, job.planned_at, job.privacy
-    )
+    return conform.conform(frame, schema, contract, origins, job.planned_at)
 
 
 def _in_order(rows: pl.DataFrame, files: _Sorting) -> pl.DataFrame:

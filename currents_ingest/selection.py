@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from currents_ingest.contracts import column_type, feed_name
 from currents_ingest.errors import NotThereError, SettingsError
-from currents_ingest.privacy import PERSONAL
+from currents_ingest.privacy import FOLLOWS, PERSONAL, STRICTNESS
 from currents_ingest.registry import open_registry
 from currents_ingest.schemas import FEEDS, schemas_root
 from currents_ingest.store import Store
@@ -53,7 +53,11 @@ class Selection:
     def privacy(self, feed: str) -> dict[str, Choice]:
         """Return what becomes of personal fields in a feed."""
         chosen = self.settings.privacy
-        return {**chosen.fields, **chosen.feeds.get(feed, {})}
+        found = {**chosen.fields, **chosen.feeds.get(feed, {})}
+        for name, others in FOLLOWS.items():
+            choices = [found.get(other, "keep") for other in others]
+            found.setdefault(name, max(choices, key=STRICTNESS.index))
+        return {name: choice for name, choice in found.items() if choice != "keep"}
 
     def decided(self, feed: str) -> Decided:
         """Return what the user decided about a unified feed."""

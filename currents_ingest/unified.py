@@ -38,7 +38,7 @@ Choice = Annotated[tuple[str, ...], BeforeValidator(_several)]
 PSEUDO: Mapping[str, AmperityType] = {
     "@brand": "string",
     "@region": "string",
-    "@event_day": "string",
+    "@send_day": "string",
     "@event_name": "string",
     "@state_order": "datetime",
 }
@@ -66,12 +66,20 @@ class Source(_Frozen):
     """An event type, or several by glob, whose rows go into the feed."""
 
     event: str
+    but: Texts = ()
+    """Those that are left out, by glob."""
     when: Tests = ()
     """Without, every row does."""
     unless: Tests = ()
     set: dict[str, Value] = {}
     """Constants by column, for these rows."""
     join: Join | None = None
+
+    def is_of(self, event_type: str) -> bool:
+        """Tell whether an event type is the source's."""
+        return fnmatchcase(event_type, self.event) and not any(
+            fnmatchcase(event_type, one) for one in self.but
+        )
 
 
 class Option(_Frozen):
@@ -94,9 +102,9 @@ class UnifiedColumn(_Frozen):
         (), alias="from"
     )
     """Fields; the first that has a value counts. Besides Braze's fields and the raw
-    feeds' own columns there are ``@brand``, ``@region``, ``@event_day`` (yyyyMMdd),
-    ``@event_name`` (``Open``) and ``@state_order``, which orders the events of a key
-    and is unique among them."""
+    feeds' own columns there are ``@brand``, ``@region``, ``@send_day`` (yyyyMMdd),
+    ``@event_name`` (``Open``) and ``@state_order``, which orders the events of a key;
+    one in half a million of those of one second has another's."""
     which: dict[str, str] = {}
     """Instead of from: the text of the first of these fields that has a value."""
     constant: Value | None = None
@@ -169,4 +177,4 @@ class UnifiedContract(_Frozen):
         )
 
     def _of(self, event_type: str) -> tuple[Source, ...]:
-        return tuple(one for one in self.sources if fnmatchcase(event_type, one.event))
+        return tuple(one for one in self.sources if one.is_of(event_type))

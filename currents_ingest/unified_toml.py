@@ -138,9 +138,7 @@ def _source_problems(
     columns = {column.name: column for column in contract.columns}
     for number, source in enumerate(contract.sources):
         at = "sources", number
-        events = [
-            one for one in registry.event_types() if fnmatchcase(one, source.event)
-        ]
+        events = [one for one in registry.event_types() if source.is_of(one)]
         if not events:
             yield (*at, "event"), f"no known event type is named {source.event}"
         known = set(chain.from_iterable(fields[one] for one in events))
@@ -183,7 +181,7 @@ def _no_test(
     name: str, contract: UnifiedContract, event: str, known: set[str]
 ) -> str | None:
     """Say why a source cannot ask for something, or None."""
-    if name.startswith("@") and name not in PSEUDO:
+    if name.startswith("@"):
         return (
             None if name[1:] in contract.options else f"there is no option {name[1:]}"
         )

@@ -96,9 +96,14 @@ def unify(
 
 
 def newest(rows: pl.DataFrame, contract: UnifiedContract) -> pl.DataFrame:
-    """Keep the newest row of each key, by key."""
+    """Keep the newest row of each key, by key.
+
+    Of rows that are equally new (one in half a million of those of one second) always
+    the same one: the other columns decide.
+    """
+    others = [one for one in contract.types if one != contract.last_updated]
     return (
-        rows.sort(contract.last_updated)
+        rows.sort(contract.last_updated, *others)
         .unique(list(contract.key), keep="last", maintain_order=True)
         .sort(list(contract.key))
     )
@@ -231,11 +236,20 @@ class _Compiler:
                 return self._looked_up(self._decided.brands, self._decided.brand)
             case "@region":
                 return self._looked_up(self._decided.regions, self._decided.region)
-            case "@event_day":
-                return pl.col("event_datetime").dt.strftime("%Y%m%d")
+            case "@send_day":
+                return self._send_day()
             case "@event_name":
                 return pl.col("currents_event_type").str.split(".").list.last()
         return self._state_order()
+
+    def _send_day(self) -> pl.Expr:
+        """Return the day of what was sent: an open or click tells it, or is it."""
+        event, sent = pl.col("event_datetime"), self._raw("send_time")
+        if sent is not None:
+            seconds = sent.cast(pl.Int64) * 1_000_000
+            when = seconds.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+            event = pl.coalesce(when, event)
+        return event.dt.strftime("%Y%m%d")
 
     def _raw(self, name: str) -> pl.Expr | None:
         """Return a field's values, from unmapped_fields if it has no column."""
@@ -326,7 +340,7 @@ def _mapped(value: pl.Expr, names: Mapping[str, Any]) -> pl.Expr:
 
 def _not_empty(text: pl.Expr) -> pl.Expr:
     """Make null of what says nothing: '', and what a connector put in its place."""
-    return pl.when(~text.is_in(["", REDACTED])).then(text)
+    return pl.when(~text.str.strip_chars().is_in(["", REDACTED])).then(text)
 
 
 def _ties(ids: pl.Series) -> pl.Series:

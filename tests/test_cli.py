@@ -298,7 +298,8 @@ def test_validate_prints_one_format_on_standard_output(run, source):
 
 def test_validate_needs_no_settings_for_what_is_named(run, source, tmp_path):
     put(source, 1, "a")
-    nothing = dict.fromkeys(("CURRENTS_SOURCE__URL", "CURRENTS_FEEDS__URL"))
+    names = ("SOURCE__URL", "FEEDS__URL", "FEEDS__INCLUDE")
+    nothing = {f"CURRENTS_{name}": None for name in names}
     named = run("validate", str(tmp_path / "in"), **nothing)
     assert (named.returncode, named.stderr) == (0, "")
     unnamed = run("validate", **nothing)

@@ -123,8 +123,11 @@ def test_choices_about_personal_data_are_shown():
     selection = select(settings)
     page = handover.page(selection, selection.contracts["email_events"])
     chosen = {one.name: one.personal for one in page.columns}
-    assert chosen["email"] == {"email_address": "drop"}
-    assert chosen["send_id"] == {"user_id": "hash"}
+    assert chosen["email"] == {
+        "email_address": "drop",
+        "channel_identifier": "drop",
+    }
+    assert chosen["send_id"] == {"user_id": "hash", "email_address": "drop"}
     assert chosen["external_id"] == {"external_user_id": "keep"}
     assert "`user_id`: hash" in markdown(page)
 

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from currents_ingest import config
-from currents_ingest.conform import Origin, conform
+from currents_ingest.conform import Origin, conform, hidden
 from currents_ingest.contracts import raw_contract
 from currents_ingest.errors import SettingsError
 from currents_ingest.schemas import Registry, read
@@ -150,7 +150,7 @@ def made(column, rows, sources=None, known=FIELDS, **decided):
             [{"price": 3.14}],
             [Decimal("3.140000")],
         ),
-        ({"from": "@event_day"}, [{}], ["20260915"]),
+        ({"from": "@send_day"}, [{}], ["20260915"]),
         ({"from": "@event_name"}, [{}], ["Open"]),
         ({"from": "@brand"}, [{}], ["B"]),
     ],
@@ -254,21 +254,15 @@ def test_personal_data_is_left_hashed_or_dropped():
 
 
 def test_unmapped_fields_are_hidden_too():
-    writer = read(record(OPEN, a=["null", "string"], n=["null", "int"]))
-    frame = pl.DataFrame(
-        {"id": ["i"], "time": [1_789_466_400], "a": ["x"], "n": [5]},
-        schema_overrides={"time": pl.Int32, "n": pl.Int32},
-    )
-    contract = raw_contract(OPEN, [read(record(OPEN))])
-    origin = [Origin(file="f", rows=1, queued_at=NOW)]
+    rows = raw([{"a": "X ", "n": 5}, {"n": 5}, {}], known={})
+    digest = hashlib.sha256(b"x").hexdigest()
     for choices, wanted in (
-        ({}, {"a": "x", "n": 5}),
-        ({"a": "hash"}, {"a": hashlib.sha256(b"x").hexdigest(), "n": 5}),
-        ({"a": "drop", "n": "drop"}, None),
+        ({}, [{"a": "X ", "n": 5}, {"n": 5}, None]),
+        ({"a": "hash"}, [{"a": digest, "n": 5}, {"n": 5}, None]),
+        ({"a": "drop", "n": "drop", "b": "drop"}, [None, None, None]),
     ):
-        rows = conform(frame, writer, contract, origin, NOW, choices).rows
-        text = rows["unmapped_fields"][0]
-        assert (json.loads(text) if text else None) == wanted
+        texts = hidden(rows, choices)["unmapped_fields"]
+        assert [json.loads(text) if text else None for text in texts] == wanted
 
 
 # What the settings may choose
