@@ -77,9 +77,11 @@ def unify(
     """
     columns = _Compiler(rows, contract, decided, sources).columns()
     whole = rows.lazy().select(*columns).collect()
-    members = whole.filter(_MEMBER)
-    good = members.filter(pl.col(REASON).is_null())
-    bad = members.filter(pl.col(REASON).is_not_null())
+    members = whole if whole[_MEMBER].all() else whole.filter(_MEMBER)
+    good, bad = members, members.head(0)
+    if members[REASON].null_count() < members.height:
+        good = members.filter(pl.col(REASON).is_null())
+        bad = members.filter(pl.col(REASON).is_not_null())
     names = list(contract.types)
     kept = good.select(names)
     if contract.latest:
@@ -125,6 +127,7 @@ class _Compiler:
         more = rows[UNMAPPED].null_count() < rows.height
         self._elsewhere = pl.col(UNMAPPED).str if more else None
         self._masks = list(self._masked())
+        self._values: dict[str, pl.Expr] = {}
 
     def columns(self) -> Iterator[pl.Expr]:
         """Return every column of the contract and those that are for us."""
@@ -167,6 +170,12 @@ class _Compiler:
         return hits | ~given if "" in wanted else hits
 
     def _value(self, column: UnifiedColumn) -> pl.Expr:
+        """Return a column's values; they are asked for several times."""
+        if column.name not in self._values:
+            self._values[column.name] = self._compiled(column)
+        return self._values[column.name]
+
+    def _compiled(self, column: UnifiedColumn) -> pl.Expr:
         """Return the constant that the source sets, else what the fields give."""
         kind = POLARS_TYPES[COLUMN_TYPES[column.type]]
         found = self._origin(column)
