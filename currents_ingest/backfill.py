@@ -15,14 +15,14 @@ from currents_ingest import merging, parquet
 from currents_ingest.batch import Part, Staging
 from currents_ingest.conform import POLARS_TYPES
 from currents_ingest.errors import SettingsError
-from currents_ingest.ledger import STAGING, entry_key, read_entry
+from currents_ingest.ledger import STAGING
 from currents_ingest.manifest import Backfilled, Entry
 from currents_ingest.selection import in_force, select
 from currents_ingest.session import begin, looking_at_feeds
 from currents_ingest.unify import unify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from currents_ingest.config import Settings
     from currents_ingest.ledger import Ledger
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from currents_ingest.session import Session
     from currents_ingest.unified import UnifiedContract
     from currents_ingest.unify import Unified
-
-_ENTRIES_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +116,7 @@ def _sources(ledger: Ledger, contract: UnifiedContract) -> dict[str, str]:
     """Return raw objects, with their event types, that gave the feed nothing yet."""
     found: dict[str, str] = {}
     done: set[str] = set()
-    for entry in _entries(ledger):
+    for entry in ledger.entries():
         for one in entry.backfilled:
             if one.feed == contract.feed:
                 done.update(one.sources)
@@ -132,14 +130,6 @@ def _sources(ledger: Ledger, contract: UnifiedContract) -> dict[str, str]:
                 ]
                 found |= dict.fromkeys(own, batch.event_type)
     return {key: event for key, event in found.items() if key not in done}
-
-
-def _entries(ledger: Ledger) -> Iterator[Entry]:
-    for first in range(1, ledger.cache.head + 1, _ENTRIES_AT_ONCE):
-        last = min(first + _ENTRIES_AT_ONCE - 1, ledger.cache.head)
-        keys = [entry_key(number) for number in range(first, last + 1)]
-        for key, body in zip(keys, ledger.store.gather(keys), strict=True):
-            yield read_entry(key, body)
 
 
 def _some(

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from currents_ingest import parquet, refilling
 from currents_ingest.contracts import Column, Contract, raw_contract
 from currents_ingest.errors import NotThereError, SettingsError
-from currents_ingest.ledger import STAGING, entry_key, read_entry
+from currents_ingest.ledger import STAGING
 from currents_ingest.manifest import Entry, Output, Refill, refill_feed
 from currents_ingest.selection import select
 from currents_ingest.session import begin, looking_at_feeds
 from currents_ingest.unified import UnifiedContract
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import polars as pl
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from currents_ingest.session import Session
     from currents_ingest.store import Store
 
-_ENTRIES_AT_ONCE = 500
 _OBJECTS_PER_ENTRY = 50
 AMPERITY_TYPES: dict[ColumnType, str] = {
     "string": "String",
@@ -266,20 +265,11 @@ def _upgrade(
     )
 
 
-def _entries(ledger: Ledger) -> Iterator[Entry]:
-    """Read the whole ledger; the cache does not keep contract versions."""
-    for first in range(1, ledger.cache.head + 1, _ENTRIES_AT_ONCE):
-        last = min(first + _ENTRIES_AT_ONCE - 1, ledger.cache.head)
-        keys = [entry_key(number) for number in range(first, last + 1)]
-        for key, body in zip(keys, ledger.store.gather(keys), strict=True):
-            yield read_entry(key, body)
-
-
 def _sources(ledger: Ledger, contract: Contract) -> list[str]:
     """Return objects of older contract versions that this one's refill has not read."""
     found: dict[str, None] = {}
     done: set[str] = set()
-    for entry in _entries(ledger):
+    for entry in ledger.entries():
         for batch in entry.batches:
             if (
                 batch.feed == contract.feed

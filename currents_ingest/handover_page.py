@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from currents_ingest.validate_report import templates
+from currents_ingest.pages import templates
 
 if TYPE_CHECKING:
     from currents_ingest.handover import Handover

@@ -44,6 +44,7 @@ CHECKPOINT_EVERY = 64
 """Entries between checkpoints: a start on an empty disk reads so many at most."""
 _AHEAD = (1, 4, 16, 64)
 """Entries asked for at once: one when nothing is new, more and more when much is."""
+_AT_ONCE = 500
 _ENTRY = re.compile(rf"{FOLDER}/\d{{10}}\.json")
 
 
@@ -133,6 +134,14 @@ class Ledger:
         self.cache.apply(entry, _digest(body))
         self.head = entry.number
         return entry
+
+    def entries(self) -> Iterator[Entry]:
+        """Read every entry that the cache knows, in order, from the bucket."""
+        for first in range(1, self.cache.head + 1, _AT_ONCE):
+            last = min(first + _AT_ONCE - 1, self.cache.head)
+            keys = [entry_key(number) for number in range(first, last + 1)]
+            for key, body in zip(keys, self.store.gather(keys), strict=True):
+                yield read_entry(key, body)
 
     def _news(self) -> Iterator[list[tuple[Entry, str]]]:
         """Yield the entries after those in the cache, each with its digest.

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from currents_ingest.pages import templates
 
 if TYPE_CHECKING:
     from currents_ingest.compatibility import Verdict
     from currents_ingest.validate import Report, SchemaReport, Trouble
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 has no way to write."""
 
@@ -22,16 +20,6 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def html(report: Report) -> str:
     """Return a page of its own: no script, nothing from outside, all text escaped."""
     return templates(escape=True).get_template("validate.html").render(report=report)
-
-
-def templates(*, escape: bool) -> Environment:
-    """Return the environment of the package's templates; *escape* for HTML."""
-    return Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=escape,  # noqa: S701 (Markdown has nothing to escape)
-        trim_blocks=True,
-        undefined=StrictUndefined,
-    )
 
 
 def junit(report: Report, fail_on: Verdict | None) -> str:
