@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from currents_ingest.unified import Source, Test, UnifiedColumn, UnifiedContract
 
 _MEMBER, _TIME = "is of the feed", "time of event"
+_GIVEN = "given for "
 _AT_FILE, _AT_ROW = "file of row", "row of file"
 """Columns while at work: names that no contract may have."""
 _LOOKED_UP = ("subscription_group_id", "app_group_id", "from_domain")
@@ -75,8 +76,13 @@ def unify(
         sources: Those of its sources that are the event type's, in order.
         decided: What the user decided about the feed.
     """
-    columns = _Compiler(rows, contract, decided, sources).columns()
-    whole = rows.lazy().select(*columns).collect()
+    compiled = _Compiler(rows, contract, decided, sources)
+    whole = (
+        rows.lazy()
+        .select(*compiled.columns())
+        .with_columns(_reason(contract).alias(REASON))
+        .collect()
+    )
     members = whole if whole[_MEMBER].all() else whole.filter(_MEMBER)
     good, bad = members, members.head(0)
     if members[REASON].null_count() < members.height:
@@ -131,10 +137,13 @@ class _Compiler:
 
     def columns(self) -> Iterator[pl.Expr]:
         """Return every column of the contract and those that are for us."""
-        yield from (self._value(one).alias(one.name) for one in self._contract.columns)
+        for column in self._contract.columns:
+            yield self._value(column).alias(column.name)
+            if column.pick and column.type != "string":
+                found = self._origin(column)
+                yield (_NULL if found is None else found).alias(_GIVEN + column.name)
         member = pl.any_horizontal(self._masks) if self._masks else _NO
         yield member.alias(_MEMBER)
-        yield self._reason().alias(REASON)
         yield pl.col(FILE).alias(_AT_FILE)
         yield pl.col(ROW).alias(_AT_ROW)
         yield pl.col("event_datetime").alias(_TIME)
@@ -289,21 +298,21 @@ class _Compiler:
             microseconds=below
         )
 
-    def _reason(self) -> pl.Expr:
-        """Say why a row cannot be delivered; null if it can."""
-        reasons = []
-        for column in self._contract.columns:
-            value = self._value(column)
-            found = self._origin(column) if column.pick else None
-            if found is not None and column.type != "string":
-                lost = found.is_not_null() & value.is_null()
-                kind = amperity.NAMES[COLUMN_TYPES[column.type]]
-                told = f"{column.name} does not fit the type {kind}"
-                reasons.append(pl.when(lost).then(pl.lit(told)))
-            if column.required:
-                missing = pl.lit(f"{column.name} is missing")
-                reasons.append(pl.when(value.is_null()).then(missing))
-        return pl.coalesce(*reasons, pl.lit(None, pl.String))
+
+def _reason(contract: UnifiedContract) -> pl.Expr:
+    """Say why a row of the contract's columns cannot be delivered; null if it can."""
+    reasons = []
+    for column in contract.columns:
+        missing = pl.col(column.name).is_null()
+        if column.pick and column.type != "string":
+            kind = amperity.NAMES[COLUMN_TYPES[column.type]]
+            lost = missing & pl.col(_GIVEN + column.name).is_not_null()
+            told = pl.lit(f"{column.name} does not fit the type {kind}")
+            reasons.append(pl.when(lost).then(told))
+        if column.required:
+            told = pl.lit(f"{column.name} is missing")
+            reasons.append(pl.when(missing).then(told))
+    return pl.coalesce(*reasons, pl.lit(None, pl.String))
 
 
 def _worked(value: pl.Expr, column: UnifiedColumn) -> pl.Expr:
@@ -311,7 +320,7 @@ def _worked(value: pl.Expr, column: UnifiedColumn) -> pl.Expr:
     if column.pick:
         value = value.str.json_path_match(column.pick)
     if column.trim:
-        value = value.str.strip_chars()
+        value = _not_empty(value.str.strip_chars())
     if column.lower:
         value = value.str.to_lowercase()
     if column.values:
@@ -349,7 +358,7 @@ def _mapped(value: pl.Expr, names: Mapping[str, Any]) -> pl.Expr:
 
 def _not_empty(text: pl.Expr) -> pl.Expr:
     """Make null of what says nothing: '', and what a connector put in its place."""
-    return pl.when(~text.str.strip_chars().is_in(["", REDACTED])).then(text)
+    return pl.when((text != "") & (text != REDACTED)).then(text)
 
 
 def _ties(ids: pl.Series) -> pl.Series:
