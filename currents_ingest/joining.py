@@ -7,6 +7,7 @@ come. The ledger remembers which batches wait, so a run that ends early loses no
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -26,10 +27,16 @@ if TYPE_CHECKING:
     from currents_ingest.unified import Join, UnifiedContract
 
 SETTLE = timedelta(hours=1)
-"""How long a batch waits for the other events to come."""
+"""How long a batch waits for the other events to come; once one has waited twice as
+long, all that have are joined together, for the others are read once for all."""
 _AT_ONCE = 50
 """Batches that one entry joins."""
+_READ_AT_ONCE = 8
+"""Objects of the other event type in memory."""
 TIME = "event_datetime"
+
+Waiting = dict[str, Any]
+"""A row of the cache's table ``unjoined``."""
 
 
 def join_what_waits(session: Session, now: datetime) -> int:
@@ -38,32 +45,39 @@ def join_what_waits(session: Session, now: datetime) -> int:
     Raises:
         StoreError: A bucket could not be reached; what was committed stays.
     """
-    total = 0
-    contracts = in_force(session.selection, session.ledger.cache.unified())
-    for number in range(10**6):
-        waiting = session.ledger.cache.unjoined(now - SETTLE)[:_AT_ONCE]
-        if not waiting:
-            break
+    cache, total = session.ledger.cache, 0
+    if not cache.unjoined(now - 2 * SETTLE):
+        return 0
+    contracts = in_force(session.selection, cache.unified())
+    waiting = sorted(cache.unjoined(now - SETTLE), key=_kind)
+    chunks = [
+        group[at : at + _AT_ONCE]
+        for _, same in groupby(waiting, key=_kind)
+        for group in [list(same)]
+        for at in range(0, len(group), _AT_ONCE)
+    ]
+    for number, chunk in enumerate(chunks):
         prefix = f"{STAGING}/{session.token}/joined-{number:06}"
-        parts = [
-            part
-            for one in waiting
-            if (contract := contracts.get(one["feed"]))
-            for part in _parts(session, contract, one)
-        ]
+        contract = contracts.get(chunk[0]["feed"])
+        parts = _parts(session, contract, chunk) if contract else ()
         deliveries = tuple(
             each.model_copy(
-                update={"joined": sum(o.rows for o in each.outputs) + each.superseded}
+                update={"joined": each.superseded + sum(o.rows for o in each.outputs)}
             )
             for each in merging.merge(parts, session.ledger.store, prefix, now)
         )
-        done = tuple(Joined(feed=one["feed"], index=one["object"]) for one in waiting)
+        done = tuple(Joined(feed=one["feed"], index=one["object"]) for one in chunk)
         entry = Entry(at=now, run=session.token, deliveries=deliveries, joined=done)
-        total += sum(each.joined for each in deliveries)
-        if session.decide(_unless_done(session, entry)) is None:
+        if session.decide(_unless_done(session, entry)):
+            total += sum(each.joined for each in deliveries)
+        else:
             outputs = (output for each in deliveries for output in each.outputs)
             session.ledger.store.delete(one.staged for one in outputs)
     return total
+
+
+def _kind(one: Waiting) -> tuple[str, str]:
+    return one["feed"], one["event_type"]
 
 
 def _unless_done(session: Session, entry: Entry) -> Any:
@@ -79,18 +93,20 @@ def _unless_done(session: Session, entry: Entry) -> Any:
 
 
 def _parts(
-    session: Session, contract: UnifiedContract, batch: dict[str, Any]
+    session: Session, contract: UnifiedContract, batches: Sequence[Waiting]
 ) -> Iterator[Part]:
-    selection = session.selection
+    """Join batches of one event type."""
+    selection, store = session.selection, session.ledger.store
+    event_type = batches[0]["event_type"]
     decided = selection.decided(contract.feed)
-    rows = parquet.from_bytes(session.ledger.store.get(feed_key(batch["object"])))
-    for source in contract.joins_of(batch["event_type"], decided.options):
+    bodies = store.gather([feed_key(one["object"]) for one in batches])
+    rows = pl.concat(map(parquet.from_bytes, bodies), how="diagonal")
+    for source in contract.joins_of(event_type, decided.options):
         if source.join is None:
             continue
-        others = _others(session, source.join, rows, batch)
+        others = _others(session, source.join, rows, batches)
         whole = joined(rows, others, source.join)
-        events = batch["event_type"], source.join.event
-        seen = selection.seen_by(decided, events)
+        seen = selection.seen_by(decided, (event_type, source.join.event))
         found = unify(whole, contract, [source], seen)
         if found.rows.height:
             body = parquet.to_bytes(found.rows)
@@ -105,17 +121,18 @@ def feed_key(index: str) -> str:
 
 
 def _others(
-    session: Session, join: Join, rows: pl.DataFrame, batch: dict[str, Any]
+    session: Session, join: Join, rows: pl.DataFrame, batches: Sequence[Waiting]
 ) -> pl.DataFrame:
     """Read the other events that the rows may be joined with."""
     ledger, store = session.ledger, session.ledger.store
-    first = batch["first"] - join.days * 24
+    first = min(one["first"] for one in batches) - join.days * 24
+    last = max(one["last"] for one in batches)
     horizon = session.settings.feeds.dedupe_horizon
     since = datetime.fromtimestamp(first * 3600, UTC)
-    until = datetime.fromtimestamp((batch["last"] + 1) * 3600, UTC) + horizon
+    until = datetime.fromtimestamp((last + 1) * 3600, UTC) + horizon
     days = range(first // 24, int(until.timestamp()) // 86400 + 1)
     ledger.need("hours", days)
-    hours = range(first, batch["last"] + 1)
+    hours = range(first, last + 1)
     objects = ledger.cache.index_objects(join.event, hours, since, until)
     people = rows.select(join.on)
     found = [
@@ -126,11 +143,17 @@ def _others(
 
 
 def _read(store: Store, keys: Sequence[str], join: Join) -> Iterator[pl.DataFrame]:
-    """Read the columns that count, an object at a time."""
+    """Read the columns that count, a few objects at a time."""
     wanted = list(dict.fromkeys([*join.on, *join.take, TIME, "id"]))
-    for key in keys:
-        rows = parquet.from_bytes(store.get(key))
-        lacks = [name for name in wanted if name not in rows.columns]
+    bodies = (
+        body
+        for at in range(0, len(keys), _READ_AT_ONCE)
+        for body in store.gather(keys[at : at + _READ_AT_ONCE])
+    )
+    for body in bodies:
+        held = parquet.schema_of(body)
+        rows = parquet.from_bytes(body, [name for name in wanted if name in held])
+        lacks = [name for name in wanted if name not in held]
         nulls = [pl.lit(None, pl.String).alias(name) for name in lacks]
         yield rows.with_columns(nulls).select(wanted)
 
