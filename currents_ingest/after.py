@@ -56,11 +56,21 @@ def start(session: Session, now: datetime) -> Entry | None:
         return None
     since, until = (reconcile.midnight(day) for day in waiting)
     until += timedelta(days=1)
+    head = session.ledger.cache.head
     run = Client(settings).start(since, until)
     log.info("workflow started", config_id=settings.workflow, run=run)
-    made = Started(config_id=settings.workflow, run=run, since=since, until=until)
-    entry = Entry(at=now, run=session.token, started=made)
-    return session.decide(lambda: entry)
+
+    def draft() -> Entry:
+        made = Started(
+            config_id=settings.workflow,
+            run=run,
+            since=since,
+            until=until,
+            again=session.ledger.cache.head != head,
+        )
+        return Entry(at=now, run=session.token, started=made)
+
+    return session.decide(draft)
 
 
 def _differences(session: Session, now: datetime) -> Iterator[str]:

@@ -114,7 +114,11 @@ class Client:
         found = self._ask(
             "GET", "/ingest/jobs", "read ingest jobs", retry, fields=fields
         )
-        return list(_jobs(found))
+        try:
+            return list(_jobs(found))
+        except (AttributeError, TypeError, ValueError):
+            told = "the answer is not what its documentation says"
+            raise AmperityError("read ingest jobs", told) from None
 
     def _ask(  # noqa: PLR0913 (all of one request)
         self,
@@ -155,6 +159,7 @@ def _retry(*statuses: int, **options: Any) -> urllib3.Retry:
         status_forcelist=statuses,
         raise_on_status=False,
         redirect=False,
+        retry_after_max=60,
         **options,
     )
 

@@ -21,7 +21,12 @@ import structlog
 from currents_ingest import after, discover, joining, quiet
 from currents_ingest.cache_entries import ASIDE
 from currents_ingest.discover import Window
-from currents_ingest.errors import LedgerConflictError, NotThereError, SettingsError
+from currents_ingest.errors import (
+    LedgerConflictError,
+    NotThereError,
+    SettingsError,
+    SkippableError,
+)
 from currents_ingest.manifest import Drift, Entry, FileId, SetAside
 from currents_ingest.pipeline import WORKERS, Committed
 from currents_ingest.session import TRIES, begin, looking
@@ -62,7 +67,7 @@ class Outcome:
     stopped: bool = False
     """Asked to stop before everything was done."""
     warnings: tuple[str, ...] = ()
-    """What did not go well with Amperity after delivery; see [amperity]."""
+    """What did not go well after delivery: joins, and what [amperity] asks for."""
 
     @property
     def needs_a_look(self) -> bool:
@@ -142,8 +147,9 @@ def poll(
         # What a full listing finds may lie behind the look-back: it does not wait.
         hold = None if whole else settings.feeds.max_wait
         outcome = _ingest(session, settings.source.events, window, stop, seen, hold)
+        trouble: tuple[str, ...] = ()
         if not outcome.stopped:
-            joining.join_what_waits(session, datetime.now(UTC))
+            trouble = _joined(session)
         if settings.feeds.empty_objects and not outcome.stopped:
             quiet.fill(session, datetime.now(UTC))
         if whole and not outcome.stopped and not outcome.unread:
@@ -151,7 +157,7 @@ def poll(
             session.decide(lambda: stamp)
         session.ledger.fold(session.token, datetime.now(UTC))
         warnings = after.follow_up(session, datetime.now(UTC), compare=whole)
-        return replace(outcome, warnings=warnings)
+        return replace(outcome, warnings=trouble + warnings)
 
 
 def load(
@@ -225,6 +231,16 @@ def discard(settings: Settings, keys: Sequence[str]) -> int:
         entry = _decision(session, discarded=files)
         session.decide(lambda: entry)
         return len(files)
+
+
+def _joined(session: Session) -> tuple[str, ...]:
+    """Join what waits; what goes wrong waits for the next poll and stops nothing."""
+    try:
+        joining.join_what_waits(session, datetime.now(UTC))
+    except SkippableError as error:
+        log.warning("not joined", told=error.told())
+        return (error.told(),)
+    return ()
 
 
 def _ingest(  # noqa: PLR0913 (all that a run depends on)

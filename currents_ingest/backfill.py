@@ -62,12 +62,13 @@ def backfill(settings: Settings, feed: str) -> Filled:
             feed=feed, version=contract.version, objects=0, rows=0, rejects=0
         )
         waiting = list(_sources(session.ledger, contract).items())
+        head = session.ledger.cache.head
         number = 0
         while waiting:
             part, waiting = _some(session.ledger, waiting)
             prefix = f"{STAGING}/{session.token}/backfill-{number:06}"
             deliveries = _deliveries(session, contract, part, prefix)
-            if _commit(session, contract, part, deliveries):
+            if _commit(session, contract, part, deliveries, head):
                 total = replace(
                     total,
                     objects=total.objects + len(part),
@@ -89,17 +90,18 @@ def preview(settings: Settings, feed: str) -> Filled:
     selection = select(settings)
     with looking_at_feeds(settings) as ledger:
         contract = _contract(selection, ledger.cache.unified(), feed)
-        found = [
-            _unified(selection, contract, ledger, key, event_type)
-            for key, event_type in _sources(ledger, contract).items()
-        ]
-    return Filled(
-        feed=feed,
-        version=contract.version,
-        objects=len(found),
-        rows=sum(one.rows.height for one in found),
-        rejects=sum(one.rejects.height for one in found),
-    )
+        total = Filled(
+            feed=feed, version=contract.version, objects=0, rows=0, rejects=0
+        )
+        for key, event_type in _sources(ledger, contract).items():
+            one = _unified(selection, contract, ledger, key, event_type)
+            total = replace(
+                total,
+                objects=total.objects + 1,
+                rows=total.rows + one.rows.height,
+                rejects=total.rejects + one.rejects.height,
+            )
+    return total
 
 
 def _contract(
@@ -156,7 +158,7 @@ def _unified(
     """Read one object as rows of the unified feed, delivered now."""
     rows = parquet.from_bytes(ledger.store.get(key))
     now = pl.lit(datetime.now(UTC)).cast(POLARS_TYPES["timestamp"])
-    decided = selection.seen_by(selection.decided(contract.feed), [event_type])
+    decided = selection.decided(contract.feed)
     return unify(
         rows.with_columns(now.alias("ingested_at")),
         contract,
@@ -195,10 +197,11 @@ def _commit(
     contract: UnifiedContract,
     sources: list[tuple[str, str]],
     deliveries: tuple[Delivery, ...],
+    head: int,
 ) -> bool:
     """Commit a part; False if another run's came first."""
     keys = tuple(key for key, _ in sources)
-    if session.decide(_draft(session, contract, keys, deliveries)):
+    if session.decide(_draft(session, contract, keys, deliveries, head)):
         return True
     outputs = (one for each in deliveries for one in each.outputs)
     session.ledger.store.delete(one.staged for one in outputs)
@@ -210,10 +213,15 @@ def _draft(
     contract: UnifiedContract,
     keys: tuple[str, ...],
     deliveries: tuple[Delivery, ...],
+    head: int,
 ) -> Callable[[], Entry | None]:
     def draft() -> Entry | None:
-        if set(keys) - _sources(session.ledger, contract).keys():
-            return None
+        since = session.ledger.entries(after=head)
+        done = [one for entry in since for one in entry.backfilled]
+        if any(
+            one.feed == contract.feed and set(keys) & set(one.sources) for one in done
+        ):
+            return None  # a rival's was first
         pinned = session.ledger.cache.unified()
         return Entry(
             at=datetime.now(UTC),

@@ -261,7 +261,7 @@ class Cache:
     def restore(self, number: int, state: dict[str, Any]) -> None:
         """Begin from a checkpoint's state instead of the first entry."""
         for name in STATE_TABLES:
-            self._insert(name, state[name])
+            self._insert(name, state.get(name, []))
         self._insert("files", state["files"])
         self._insert("segments", state["segments"])
         for name, value in state["meta"].items():
@@ -270,12 +270,19 @@ class Cache:
         self._set("head", str(number))
 
     def unloaded(self, kind: str, days: Iterable[int]) -> list[str]:
-        """Return the checkpoint segments of these days that are not in yet."""
+        """Return the checkpoint segments of these days that are not in yet.
+
+        Hours lie under the last day that their batch was queued: one that began within
+        these days may have ended on any later one.
+        """
+        wanted = sorted(days)
         found = self._rows(
-            "select object from segments where kind = ? and day in "
-            "(select value from json_each(?)) order by object",
+            "select object from segments where kind = ? and (day in "
+            "(select value from json_each(?)) or (kind = 'hours' and day > ?)) "
+            "order by object",
             kind,
-            json.dumps(sorted(days)),
+            json.dumps(wanted),
+            wanted[-1] if wanted else 10**9,
         )
         return [object_ for (object_,) in found]
 

@@ -142,7 +142,8 @@ def _apply_waiting(db: sqlite3.Connection, entry: Entry) -> None:
             db.execute(kept + smaller, ("waiting_from", day))
             db.execute(kept + larger, ("waiting_to", day))
     if entry.started:
-        db.execute("delete from meta where name in ('waiting_from', 'waiting_to')")
+        if not entry.started.again:
+            db.execute("delete from meta where name in ('waiting_from', 'waiting_to')")
         started = seconds(entry.at)
         db.execute("insert or replace into meta values ('started', ?)", (started,))
 

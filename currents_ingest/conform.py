@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ POLARS_TYPES: dict[ColumnType, Any] = {
     "timestamp": pl.Datetime("us", "UTC"),
 }
 
+_DIGEST = re.compile("[0-9a-f]{64}")
 _FILE, _ROW, _QUEUED = "file of row", "row of file", "hour of file"
 """Provenance while conforming: names that no Avro field can have."""
 
@@ -253,7 +255,8 @@ def _hidden_within(text: str | None, chosen: Mapping[str, Choice]) -> str | None
 def sha256(texts: pl.Expr) -> pl.Expr:
     """Hash texts as ad platforms want it: SHA-256 of the trimmed, lower-case text.
 
-    An empty text, and what a connector put in a text's place, tell of nobody and stay.
+    An empty text, and what a connector put in a text's place, tell of nobody and stay;
+    so does what is such a hash already, by a connector or in an object of ours.
     """
     return texts.cast(pl.String).map_batches(
         lambda given: pl.Series(given.name, map(_digest, given), dtype=pl.String),
@@ -264,7 +267,7 @@ def sha256(texts: pl.Expr) -> pl.Expr:
 
 def _digest(text: str | None) -> str | None:
     plain = (text or "").strip().lower()
-    if text is None or plain in ("", REDACTED.lower()):
+    if text is None or plain in ("", REDACTED.lower()) or _DIGEST.fullmatch(plain):
         return text
     return hashlib.sha256(plain.encode()).hexdigest()
 

@@ -11,29 +11,34 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import structlog
 
 from currents_ingest import merging, parquet
-from currents_ingest.batch import Part
+from currents_ingest.batch import Part, Staging
 from currents_ingest.ledger import STAGING
 from currents_ingest.manifest import Entry, Joined
 from currents_ingest.selection import in_force
-from currents_ingest.unify import unify
+from currents_ingest.unify import not_empty, unify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from currents_ingest.manifest import Delivery
     from currents_ingest.session import Session
     from currents_ingest.store import Store
     from currents_ingest.unified import Join, UnifiedContract
+    from currents_ingest.unify import Unified
 
 SETTLE = timedelta(hours=1)
 """How long a batch waits for the other events to come; once one has waited twice as
 long, all that have are joined together, for the others are read once for all."""
-_AT_ONCE = 50
-"""Batches that one entry joins."""
+_BYTES_AT_ONCE = 8 << 20
+"""Bytes of raw objects whose rows are joined together."""
 _READ_AT_ONCE = 8
 """Objects of the other event type in memory."""
 TIME = "event_datetime"
+
+log = structlog.get_logger()
 
 Waiting = dict[str, Any]
 """A row of the cache's table ``unjoined``."""
@@ -49,26 +54,11 @@ def join_what_waits(session: Session, now: datetime) -> int:
     if not cache.unjoined(now - 2 * SETTLE):
         return 0
     contracts = in_force(session.selection, cache.unified())
-    waiting = sorted(cache.unjoined(now - SETTLE), key=_kind)
-    chunks = [
-        group[at : at + _AT_ONCE]
-        for _, same in groupby(waiting, key=_kind)
-        for group in [list(same)]
-        for at in range(0, len(group), _AT_ONCE)
-    ]
-    for number, chunk in enumerate(chunks):
+    for number, chunk in enumerate(_chunks(session, contracts, now)):
+        contract = contracts[chunk[0]["feed"]]
         prefix = f"{STAGING}/{session.token}/joined-{number:06}"
-        contract = contracts.get(chunk[0]["feed"])
-        parts = _parts(session, contract, chunk) if contract else ()
-        deliveries = tuple(
-            each.model_copy(
-                update={"joined": each.superseded + sum(o.rows for o in each.outputs)}
-            )
-            for each in merging.merge(parts, session.ledger.store, prefix, now)
-        )
-        done = tuple(Joined(feed=one["feed"], index=one["object"]) for one in chunk)
-        entry = Entry(at=now, run=session.token, deliveries=deliveries, joined=done)
-        if session.decide(_unless_done(session, entry)):
+        deliveries = _deliveries(session, contract, chunk, prefix, now)
+        if session.decide(_draft(session, contract, chunk, deliveries, now)):
             total += sum(each.joined for each in deliveries)
         else:
             outputs = (output for each in deliveries for output in each.outputs)
@@ -76,41 +66,117 @@ def join_what_waits(session: Session, now: datetime) -> int:
     return total
 
 
+def _chunks(
+    session: Session, contracts: Mapping[str, UnifiedContract], now: datetime
+) -> Iterator[list[Waiting]]:
+    """Return batches of one feed and event type that are made and wanted now."""
+    waiting = sorted(session.ledger.cache.unjoined(now - SETTLE), key=_kind)
+    for (feed, event_type), same in groupby(waiting, key=_kind):
+        options = session.selection.decided(feed).options
+        wanted = feed in contracts and contracts[feed].joins_of(event_type, options)
+        held: list[Waiting] = []
+        size = 0
+        for one in same if wanted else ():
+            found = session.ledger.store.stat(feed_key(one["object"]))
+            if held and size + (found.size if found else 0) > _BYTES_AT_ONCE:
+                yield held
+                held, size = [], 0
+            held.append(one)
+            size += found.size if found else 0
+        if held:
+            yield held
+
+
+def _deliveries(
+    session: Session,
+    contract: UnifiedContract,
+    chunk: Sequence[Waiting],
+    prefix: str,
+    now: datetime,
+) -> tuple[Delivery, ...]:
+    parts, rejects = [], []
+    for found in _found(session, contract, chunk):
+        rejects.append(found.rejects)
+        if found.rows.height:
+            body = parquet.to_bytes(found.rows)
+            parts.append(Part(contract=contract, body=body, span=found.span))
+    store = session.ledger.store
+    made = [
+        each.model_copy(
+            update={"joined": each.superseded + sum(o.rows for o in each.outputs)}
+        )
+        for each in merging.merge(parts, store, prefix, now)
+    ]
+    staged = Staging(store, f"{prefix}-all")
+    if rejects:
+        staged.rejects(contract.feed, contract.feed, pl.concat(rejects))
+    if staged.outputs:
+        made.append(merging.delivery(contract, now, staged))
+    return tuple(made)
+
+
 def _kind(one: Waiting) -> tuple[str, str]:
     return one["feed"], one["event_type"]
 
 
-def _unless_done(session: Session, entry: Entry) -> Any:
+def _draft(
+    session: Session,
+    contract: UnifiedContract,
+    chunk: Sequence[Waiting],
+    deliveries: tuple[Delivery, ...],
+    now: datetime,
+) -> Callable[[], Entry | None]:
     """Return a draft that gives way if another run has joined one of the batches."""
-    wanted = {(one.feed, one.index) for one in entry.joined}
+    done = tuple(Joined(feed=one["feed"], index=one["object"]) for one in chunk)
 
     def draft() -> Entry | None:
-        waiting = session.ledger.cache.unjoined(entry.at)
-        held = {(one["feed"], one["object"]) for one in waiting}
-        return entry if wanted <= held else None
+        cache = session.ledger.cache
+        held = {(one["feed"], one["object"]) for one in cache.unjoined(now)}
+        pinned = cache.unified().get(contract.feed)
+        if {(one.feed, one.index) for one in done} - held or pinned not in (
+            None,
+            contract,
+        ):
+            return None
+        return Entry(
+            at=now,
+            run=session.token,
+            deliveries=deliveries,
+            joined=done,
+            unified=() if pinned or not deliveries else (contract,),
+        )
 
     return draft
 
 
-def _parts(
+def _found(
     session: Session, contract: UnifiedContract, batches: Sequence[Waiting]
-) -> Iterator[Part]:
+) -> Iterator[Unified]:
     """Join batches of one event type."""
-    selection, store = session.selection, session.ledger.store
     event_type = batches[0]["event_type"]
-    decided = selection.decided(contract.feed)
-    bodies = store.gather([feed_key(one["object"]) for one in batches])
-    rows = pl.concat(map(parquet.from_bytes, bodies), how="diagonal")
+    decided = session.selection.decided(contract.feed)
+    keys = [feed_key(one["object"]) for one in batches]
+    frames = [parquet.from_bytes(body) for body in _bodies(session.ledger.store, keys)]
+    if not frames:
+        return
+    rows = pl.concat(frames, how="diagonal")
     for source in contract.joins_of(event_type, decided.options):
-        if source.join is None:
-            continue
-        others = _others(session, source.join, rows, batches)
-        whole = joined(rows, others, source.join)
-        seen = selection.seen_by(decided, (event_type, source.join.event))
-        found = unify(whole, contract, [source], seen)
-        if found.rows.height:
-            body = parquet.to_bytes(found.rows)
-            yield Part(contract=contract, body=body, span=found.span)
+        if source.join:
+            others = _others(session, source.join, rows, batches)
+            yield unify(joined(rows, others, source.join), contract, [source], decided)
+
+
+def _bodies(store: Store, keys: Sequence[str]) -> Iterator[bytes]:
+    """Read a few objects at a time; one that someone removed is told and left out."""
+    for at in range(0, len(keys), _READ_AT_ONCE):
+        some = keys[at : at + _READ_AT_ONCE]
+        for key, body in zip(some, store.find(some), strict=True):
+            if body is None:
+                log.warning(
+                    "a raw object is gone, so nothing is joined with it", key=key
+                )
+            else:
+                yield body
 
 
 def feed_key(index: str) -> str:
@@ -145,12 +211,7 @@ def _others(
 def _read(store: Store, keys: Sequence[str], join: Join) -> Iterator[pl.DataFrame]:
     """Read the columns that count, a few objects at a time."""
     wanted = list(dict.fromkeys([*join.on, *join.take, TIME, "id"]))
-    bodies = (
-        body
-        for at in range(0, len(keys), _READ_AT_ONCE)
-        for body in store.gather(keys[at : at + _READ_AT_ONCE])
-    )
-    for body in bodies:
+    for body in _bodies(store, keys):
         held = parquet.schema_of(body)
         rows = parquet.from_bytes(body, [name for name in wanted if name in held])
         lacks = [name for name in wanted if name not in held]
@@ -166,9 +227,12 @@ def joined(rows: pl.DataFrame, others: pl.DataFrame, join: Join) -> pl.DataFrame
         others: Of the other event type: the fields of the join, id and event_datetime.
         join: What they have in common and what is taken.
     """
+    on, theirs = list(join.on), {name: f"{name} of the other" for name in join.take}
+    named = [not_empty(pl.col(name)).is_not_null() for name in on]
+    rows = rows.filter(named)
     if not others.height:
         return rows.head(0)
-    on, theirs = list(join.on), {name: f"{name} of the other" for name in join.take}
+    others = others.filter(named)
     last = others.sort(TIME, "id").select(
         *on, TIME, *(pl.col(name).alias(new) for name, new in theirs.items())
     )

@@ -135,9 +135,9 @@ class Ledger:
         self.head = entry.number
         return entry
 
-    def entries(self) -> Iterator[Entry]:
-        """Read every entry that the cache knows, in order, from the bucket."""
-        for first in range(1, self.cache.head + 1, _AT_ONCE):
+    def entries(self, after: int = 0) -> Iterator[Entry]:
+        """Read the entries that the cache knows, in order, from the bucket."""
+        for first in range(after + 1, self.cache.head + 1, _AT_ONCE):
             last = min(first + _AT_ONCE - 1, self.cache.head)
             keys = [entry_key(number) for number in range(first, last + 1)]
             for key, body in zip(keys, self.store.gather(keys), strict=True):

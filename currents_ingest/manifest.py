@@ -186,6 +186,8 @@ class Started(_Frozen):
     since: datetime
     until: datetime
     """Delivery days: the first, and the first that is left out."""
+    again: bool = False
+    """More was delivered while it was started, so it has to be started once more."""
 
 
 class Entry(_Frozen):
@@ -296,8 +298,7 @@ def _name(feed: str, day: datetime, number: int, part: int) -> str:
 
 
 def _daily_key(feed: str, day: datetime, name: str) -> str:
-    part = name.removeprefix(f"{feed}-{day:%Y%m%d}-")
-    return f"{feed}_{day:%Y-%m-%d}.parquet/part-{part}.parquet"
+    return f"{feed}_{day:%Y-%m-%d}.parquet/{name}.parquet"
 
 
 def _final_key(kind: str, feed: str, day: datetime, name: str) -> str:

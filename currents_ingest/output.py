@@ -51,7 +51,7 @@ def show_outcome(outcome: Outcome) -> None:
     for one in outcome.unread:
         err.print(f"[red]left pending:[/] {escape(one)}")
     for told in outcome.warnings:
-        err.print(f"[yellow]Amperity:[/] {escape(told)}")
+        err.print(f"[yellow]afterwards:[/] {escape(told)}")
     if outcome.waiting:
         out.print(f"{outcome.waiting:,} files wait for more of their event type")
     if outcome.stopped:

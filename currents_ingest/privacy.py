@@ -63,6 +63,8 @@ PERSONAL = MARKED | SENSITIVE
 FOLLOWS = {
     "channel_identifier": ("email_address", "phone_number"),
     "orphaned_by_id": ("user_id",),
+    "to_phone_number": ("phone_number",),
+    "user_phone_number": ("phone_number",),
 }
 """Fields that hold what others do; unless named, they are treated as strictly."""
 STRICTNESS: tuple[Choice, ...] = ("keep", "hash", "drop")

@@ -130,11 +130,12 @@ def compare(
         ]
         if not ours:
             continue  # another source's table
-        tally = tallies[ours[0][0].feed]
-        tally.tables.add(job.table)
+        first = tallies[ours[0][0].feed]
         for name in ("inserted", "updated", "rejected", "errors"):
-            tally.figures[name] += getattr(job, name)
+            first.figures[name] += getattr(job, name)
         for mine, theirs in ours:
+            tally = tallies[mine.feed]
+            tally.tables.add(job.table)
             tally.read[mine.name] = max(theirs.read, tally.read.get(mine.name, 0))
         if job.state in _BAD:
             differences.append(f"ingest job {job.id} into {job.table} has {job.state}")

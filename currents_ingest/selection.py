@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,12 @@ from currents_ingest.unified_toml import load
 from currents_ingest.unify import Decided
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from currents_ingest.config import Settings
     from currents_ingest.privacy import Choice
     from currents_ingest.schemas import Registry
-    from currents_ingest.unified import UnifiedContract
+    from currents_ingest.unified import Join, UnifiedContract
 
 RAW = "raw"
 """In ``feeds.include``: every event type's own feed."""
@@ -70,20 +70,6 @@ class Selection:
             options=self.settings.feeds.options.get(feed, {}),
             privacy=self.privacy(feed),
         )
-
-    def seen_by(self, decided: Decided, events: Iterable[str]) -> Decided:
-        """Leave alone what the raw feeds of event types hold hashed or dropped already.
-
-        For rows that come from published objects and not from Currents files.
-        """
-        hidden = {
-            name
-            for event in events
-            for name, choice in self.privacy(feed_name(event)).items()
-            if choice != "keep"
-        }
-        privacy = {n: c for n, c in decided.privacy.items() if n not in hidden}
-        return replace(decided, privacy=privacy)
 
 
 def select(settings: Settings) -> Selection:
@@ -182,6 +168,19 @@ def _join_problems(selection: Selection) -> Iterator[str]:
                             f"feeds.options.{contract.feed}: it needs the raw feed "
                             f"{feed_name(event)}, which feeds.include leaves out"
                         )
+                yield from _unlike(selection, source.event, source.join)
+
+
+def _unlike(selection: Selection, event: str, join: Join) -> Iterator[str]:
+    """Both sides of a join must hold the same, so the same must become of it."""
+    names = [feed_name(one) for one in (event, join.event)]
+    for field in join.on:
+        choices = {selection.privacy(name).get(field, "keep") for name in names}
+        if len(choices) > 1 or "drop" in choices:
+            yield (
+                f"privacy: {field} must be kept or hashed alike in {names[0]} and "
+                f"{names[1]}, which are joined by it"
+            )
 
 
 def _privacy_problems(selection: Selection, raw: set[str]) -> Iterator[str]:

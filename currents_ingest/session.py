@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from currents_ingest import discover, lease, memory
+from currents_ingest.amperity_api import Client
 from currents_ingest.errors import LedgerConflictError
 from currents_ingest.ledger import Ledger
 from currents_ingest.pipeline import WORKERS, Run, max_bytes_in_work
@@ -105,6 +106,9 @@ def begin(settings: Settings) -> Iterator[Session]:
         StoreError: A bucket could not be reached.
     """
     memory.return_what_is_freed()
+    asked = settings.amperity
+    if asked.tenant and (asked.workflow or asked.reconcile):
+        Client(asked)  # a token that is not there is told before any work
     token = secrets.token_hex(8)
     source, feeds = _stores(settings, settings.limits.concurrency // WORKERS)
     holder = f"{socket.gethostname()}, process {os.getpid()}"

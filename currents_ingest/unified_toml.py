@@ -17,7 +17,7 @@ from currents_ingest.errors import SettingsError
 from currents_ingest.unified import PSEUDO, UnifiedContract
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from currents_ingest.amperity import AmperityType
     from currents_ingest.schemas import Registry
@@ -147,6 +147,8 @@ def _source_problems(
                 if told := _no_test(name, contract, source.event, known):
                     yield (*at, key), told
         if source.join:
+            for told in _rivals(contract, source, events):
+                yield (*at, "join"), told
             own = set(chain.from_iterable(_own(one, registry) for one in events))
             for told in _join_problems(source.join, own, registry):
                 yield (*at, "join"), told
@@ -162,6 +164,16 @@ def _set_problems(
             yield f"there is no column {name} to set"
         elif told := _no_constant(columns[name], value):
             yield told
+
+
+def _rivals(
+    contract: UnifiedContract, source: Source, events: Iterable[str]
+) -> Iterator[str]:
+    """A row that is joined comes later, so no other source may take it as well."""
+    others = [one for one in contract.sources if one is not source]
+    for event in events:
+        if any(one.is_of(event) for one in others):
+            yield f"{event} has another source, and a row may come once"
 
 
 def _join_problems(join: Join, own: set[str], registry: Registry) -> Iterator[str]:

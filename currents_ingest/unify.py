@@ -233,10 +233,10 @@ class _Compiler:
         if len(fields) < len(choice):
             return None
         if len(fields) > 1:
-            texts = (_not_empty(one.cast(pl.String)) for one in fields)
+            texts = (not_empty(one.cast(pl.String)) for one in fields)
             return pl.concat_str(*texts, separator=":")
         is_text = self._types.get(choice[0], pl.String) == pl.String
-        return _not_empty(fields[0]) if is_text and choice[0][0] != "@" else fields[0]
+        return not_empty(fields[0]) if is_text and choice[0][0] != "@" else fields[0]
 
     def _field(self, name: str) -> pl.Expr | None:
         """Return a field's values as the user's choice leaves them."""
@@ -264,7 +264,7 @@ class _Compiler:
         """Return the day of what was sent: an open or click tells it, or is it."""
         event, sent = pl.col("event_datetime"), self._raw("send_time")
         if sent is not None:
-            seconds = sent.cast(pl.Int64) * 1_000_000
+            seconds = sent.cast(pl.Int64, strict=False) * 1_000_000
             when = seconds.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
             event = pl.coalesce(when, event)
         return event.dt.strftime("%Y%m%d")
@@ -320,7 +320,7 @@ def _worked(value: pl.Expr, column: UnifiedColumn) -> pl.Expr:
     if column.pick:
         value = value.str.json_path_match(column.pick)
     if column.trim:
-        value = _not_empty(value.str.strip_chars())
+        value = not_empty(value.str.strip_chars())
     if column.lower:
         value = value.str.to_lowercase()
     if column.values:
@@ -340,12 +340,12 @@ def _typed(value: pl.Expr, column: UnifiedColumn, *, text: bool) -> pl.Expr:
     """
     if column.unit:
         micros = {"s": 1_000_000, "ms": 1_000}[column.unit]
-        epoch = value.cast(pl.Int64) * micros
+        epoch = value.cast(pl.Int64, strict=False) * micros
         return epoch.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
     if column.type == "boolean" and text:
         return _mapped(value.cast(pl.String), {"true": True, "false": False})
     if column.type == "string":
-        return _not_empty(value.cast(pl.String))
+        return not_empty(value.cast(pl.String))
     return value.cast(POLARS_TYPES[COLUMN_TYPES[column.type]], strict=False)
 
 
@@ -356,7 +356,7 @@ def _mapped(value: pl.Expr, names: Mapping[str, Any]) -> pl.Expr:
     )
 
 
-def _not_empty(text: pl.Expr) -> pl.Expr:
+def not_empty(text: pl.Expr) -> pl.Expr:
     """Make null of what says nothing: '', and what a connector put in its place."""
     return pl.when((text != "") & (text != REDACTED)).then(text)
 

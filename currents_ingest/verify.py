@@ -18,6 +18,7 @@ from currents_ingest import conform, dedupe, discover, keys, parquet
 from currents_ingest.errors import LedgerBrokenError, NotThereError
 from currents_ingest.ledger import FOLDER, STAGING, entry_key, read_entry
 from currents_ingest.store import Store
+from currents_ingest.unified import UnifiedContract
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from currents_ingest.config import Settings
     from currents_ingest.contracts import Contract
     from currents_ingest.manifest import Delivery, Entry, Manifest, Output, Refill
-    from currents_ingest.unified import UnifiedContract
 
+_KEYS_AT_ONCE = 5_000_000
 Identity = tuple[str, str, int]
 
 
@@ -99,6 +100,8 @@ def verify(
             pinned = _contracts(entries, refill.feed)
             found += _refill_objects(feeds, pinned.get(refill.contract_version), refill)
     found += _refilled_twice(refills)
+    found += _filled_twice(entries)
+    found += _keys_twice(feeds, entries, contracts)
     states, twice = _states(entries)
     found += twice
     pending, total = _pending(source, settings, states)
@@ -257,6 +260,9 @@ def _body(feeds: Store, output: Output) -> tuple[bytes | None, list[Difference]]
         told = "is not what was published: checksum"
         return None, [Difference(output.key, told)]
     lines = body.count(b"\n") if output.kind == "rejects" else output.rows
+    if output.also and feeds.find([output.also])[0] not in (None, body):
+        told = "is not what was published: checksum"
+        return body, [Difference(output.also, told)]
     if lines != output.rows:
         told = f"has {lines} lines, not {output.rows}"
         return body, [Difference(output.key, told)]
@@ -367,6 +373,57 @@ def _refilled_twice(refills: Iterable[Refill]) -> Iterator[Difference]:
     for (_, version, source), times in sorted(counts.items()):
         if times > 1:
             yield Difference(source, f"was refilled twice for version {version}")
+
+
+def _filled_twice(entries: Iterable[Entry]) -> Iterator[Difference]:
+    """A batch is joined once for a feed, and an object fills it once."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for entry in entries:
+        counts.update((one.feed, one.index) for one in entry.joined)
+        for one in entry.backfilled:
+            counts.update((one.feed, source) for source in one.sources)
+    for (feed, key), times in sorted(counts.items()):
+        if times > 1:
+            yield Difference(key, f"went into {feed} twice")
+
+
+def _keys_twice(
+    feeds: Store,
+    entries: Iterable[Entry],
+    contracts: dict[tuple[str, int], Contract | UnifiedContract],
+) -> Iterator[Difference]:
+    """Find keys that two objects of a unified feed of events hold.
+
+    Only some of the keys are held at a time: those of one remainder of their hash.
+    """
+    objects: dict[str, list[Output]] = defaultdict(list)
+    for entry in entries:
+        for one in entry.outputs:
+            if one.feed and one.kind == "feed":
+                objects[one.feed].append(one)
+    for (feed, _), contract in sorted(contracts.items()):
+        outputs = objects.pop(feed, [])
+        if isinstance(contract, UnifiedContract) and not contract.latest:
+            parts = 1 + sum(one.rows for one in outputs) // _KEYS_AT_ONCE
+            doubled = sum(
+                _doubled_keys(feeds, outputs, contract.key, part, parts)
+                for part in range(parts)
+            )
+            if doubled:
+                yield Difference(feed, f"{doubled} keys are delivered twice")
+
+
+def _doubled_keys(
+    feeds: Store, outputs: Sequence[Output], key: Sequence[str], part: int, parts: int
+) -> int:
+    hashes = []
+    for one in outputs:
+        body = feeds.find([one.key])[0]
+        if body is not None:
+            rows = parquet.from_bytes(body, list(key)).hash_rows()
+            hashes.append(rows.filter(rows % parts == part))
+    whole = pl.concat(hashes) if hashes else pl.Series(dtype=pl.UInt64)
+    return len(whole) - whole.n_unique()
 
 
 def _contracts(entries: Iterable[Entry], feed: str) -> dict[int, Contract]:

@@ -260,3 +260,43 @@ def test_an_object_read_twice_counts_once_and_a_failed_job_is_told():
     found = compare(objects, jobs, NOW - 7 * DAY, NOW)
     assert found.feeds[0].rows_read == 5
     assert found.differences == ("ingest job isj-1 into T has failed",)
+
+
+def test_what_is_delivered_while_the_workflow_starts_is_started_over_again(
+    place, tenant, monkeypatch
+):
+    source, settings = place
+    starts = settings(workflow="cg-1", start_every="0s")
+    put(source, 1)
+    begun = amperity_api.Client.start
+
+    def start(client, since, until):
+        put(source, 2)
+        api.poll(settings())  # a rival, without a lease
+        return begun(client, since, until)
+
+    monkeypatch.setattr(amperity_api.Client, "start", start)
+    api.poll(starts)
+    monkeypatch.undo()
+    monkeypatch.setenv("AMPERITY_TOKEN", TOKEN)
+    api.poll(starts)
+    assert len(tenant.runs) == 2
+    api.poll(starts)
+    assert len(tenant.runs) == 2
+
+
+def test_an_answer_of_another_shape_is_told(place, tenant):
+    _, settings = place
+    for data in ([None], {"a": 1}, [{"tables": [{"read": "n/a"}]}]):
+        tenant.jobs = data
+        told = status(settings(reconcile=True)).amperity_error
+        assert "the answer is not what its documentation says" in told
+
+
+def test_one_job_that_reads_two_feeds_counts_for_both():
+    objects = [
+        Delivered(feed="f", name="f-1.parquet", rows=5, at=NOW - 3 * DAY),
+        Delivered(feed="f_refill", name="f_refill-1.parquet", rows=2, at=NOW - 3 * DAY),
+    ]
+    both = [job({"f-1.parquet": 5, "x/f_refill-1.parquet": 2})]
+    assert compare(objects, both, NOW - 7 * DAY, NOW).differences == ()

@@ -116,3 +116,15 @@ def test_what_the_raw_feed_hashed_is_not_hashed_again(tree, tmp_path):
 def test_only_a_feed_that_is_made_can_be_filled(tree, tmp_path):
     with pytest.raises(SettingsError, match="no unified feed purchases"):
         backfill.preview(settings_for(tree, tmp_path, "raw"), "purchases")
+
+
+def test_what_was_published_plain_is_hidden_now(tree, tmp_path):
+    api.poll(settings_for(tree, tmp_path, "raw"))
+    privacy = {"fields": {"email_address": "hash", "user_id": "drop"}}
+    made = settings_for(tree, tmp_path, "raw", "email_events", privacy=privacy)
+    backfill.backfill(made, "email_events")
+    text = "\n".join(rows(made, "email_events"))
+    assert "@" not in text
+    direct = settings_for(tree, tmp_path / "d", "raw", "email_events", privacy=privacy)
+    api.poll(direct)
+    assert rows(made, "email_events") == rows(direct, "email_events")

@@ -13,6 +13,7 @@ import pytest
 
 from currents_ingest import api, config, joining
 from currents_ingest.errors import SettingsError
+from currents_ingest.manifest import Entry, Joined
 from currents_ingest.session import begin
 from currents_ingest.store import Store
 from currents_ingest.unified import Join
@@ -211,3 +212,114 @@ def test_a_join_is_what_a_loop_finds(seed):
             last = max(before, key=lambda one: (one["time"], one["id"]))
             wanted[row["id"]] = last["email_address"]
     assert dict(found.select("id", "email_address").iter_rows()) == wanted
+
+
+@pytest.mark.parametrize("nobody", ["", "[REDACTED]"])
+def test_what_names_nobody_is_not_joined(place, nobody):
+    source, settings = place
+    keeps = settings()
+    put(source, SEND, 1, sent(T, user=nobody))
+    put(source, CAMPAIGN, 1, converted(T + 5, user=nobody))
+    api.poll(keeps)
+    assert join(keeps) == 0
+
+
+def test_a_joined_row_that_does_not_fit_is_rejected(place):
+    source, settings = place
+    keeps = settings()
+    put(source, SEND, 1, sent(T, email=""))
+    put(source, CAMPAIGN, 1, converted(T + 5))
+    api.poll(keeps)
+    assert join(keeps) == 0
+    lines = "".join(
+        path.read_text()
+        for path in Path(keeps.feeds.url, "_rejects", "email_events").rglob("*.jsonl")
+    )
+    assert CAMPAIGN in lines
+    assert "email is missing" in lines
+    assert verify(keeps).differences == ()
+
+
+def test_a_feed_of_joined_rows_alone_is_pinned(place):
+    source, settings = place
+    api.poll(settings(include=["raw"], keep="drop"))
+    put(source, SEND, 1, sent(T))
+    api.poll(settings(include=["raw"], keep="drop"))
+    put(source, CAMPAIGN, 1, converted(T + 5))
+    keeps = settings()
+    api.poll(keeps)
+    assert join(keeps) == 1
+    with begin(keeps) as session:
+        assert "email_events" in session.ledger.cache.unified()
+    assert verify(keeps).differences == ()
+
+
+def test_batches_of_a_feed_that_is_not_made_go_on_waiting(place):
+    source, settings = place
+    keeps = settings()
+    put(source, SEND, 1, sent(T))
+    put(source, CAMPAIGN, 1, converted(T + 5))
+    api.poll(keeps)
+    assert join(settings(include=["raw"], keep="drop")) == 0
+    assert join(settings(keep="drop")) == 0
+    assert join(keeps) == 1
+
+
+def test_a_raw_object_that_is_gone_stops_nothing(place):
+    source, settings = place
+    put(source, SEND, 1, sent(T))
+    api.poll(settings(include=["email_events"], keep="drop"))  # no raw object of it
+    put(source, SEND, 2, sent(T + 1))
+    put(source, CAMPAIGN, 1, converted(T + 5))
+    keeps = settings()
+    api.poll(keeps)
+    assert join(keeps) == 1
+    assert [one[2] for one in conversions(keeps)] == [f"d{T + 1}:u"]
+
+
+@pytest.mark.parametrize(
+    "privacy",
+    [
+        {"fields": {"user_id": "drop"}},
+        {"feeds": {"messages_email_send": {"user_id": "hash"}}},
+    ],
+)
+def test_what_is_joined_by_must_be_alike(place, privacy):
+    _, settings = place
+    with pytest.raises(SettingsError, match="user_id must be kept or hashed alike"):
+        api.poll(settings(privacy=privacy))
+
+
+def test_a_choice_for_the_unified_feed_counts_for_joined_rows(place):
+    source, settings = place
+    feeds = {
+        "campaigns_conversion": {"email_address": "drop"},
+        "email_events": {"email_address": "hash"},
+    }
+    hashes = settings(privacy={"feeds": feeds})
+    put(source, SEND, 1, sent(T))
+    put(source, CAMPAIGN, 1, converted(T + 5))
+    api.poll(hashes)
+    assert join(hashes) == 1
+    ((_, email, _, _, _),) = conversions(hashes)
+    assert email == hashlib.sha256(b"a@example.com").hexdigest()
+
+
+def test_verify_sees_a_batch_that_was_joined_twice(place):
+    source, settings = place
+    keeps = settings()
+    put(source, SEND, 1, sent(T))
+    put(source, CAMPAIGN, 1, converted(T + 5))
+    api.poll(keeps)
+    later = datetime.now(UTC) + timedelta(hours=2)
+    with begin(keeps) as session:
+        cache = session.ledger.cache
+        waiting = cache.unjoined(later)
+        joining.join_what_waits(session, later)
+        contract = cache.unified()["email_events"]
+        made = joining._deliveries(session, contract, waiting, "_staging/again", later)  # noqa: SLF001
+        done = (Joined(feed="email_events", index=waiting[0]["object"]),)
+        entry = Entry(at=later, run="again", deliveries=made, joined=done)
+        session.ledger.commit(entry)
+    told = [one.what for one in verify(keeps).differences]
+    assert told == ["went into email_events twice", "1 keys are delivered twice"]

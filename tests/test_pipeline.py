@@ -734,3 +734,19 @@ def test_an_empty_source_is_nothing_new(place):
 def test_a_load_of_no_days_is_refused(place):
     with pytest.raises(SettingsError, match="is not before"):
         api.load(place[1], date(2026, 9, 15), date(2026, 9, 15))
+
+
+def test_an_id_is_recognised_on_an_empty_disk_after_a_load_of_months(
+    place, monkeypatch
+):
+    """A batch that spans months lies under its last day in a checkpoint."""
+    source, settings = place
+    monkeypatch.setattr(ledger_module, "CHECKPOINT_EVERY", 1)
+    row = {"id": "x", "time": 1_751_320_000}  # 2025-06-30 21:46
+    source.put(key(hour="2025-06-30-22"), container(record(), [row]))
+    source.put(key(hour="2025-12-20-10"), container(record(), [ROW]))
+    assert api.poll(settings).rows_out == 2
+    source.put(key(hour="2025-07-01-02"), container(record(), [row]))
+    since, until = date(2025, 7, 1), date(2025, 7, 2)
+    outcome = api.load(settings, since, until)
+    assert (outcome.rows_out, outcome.duplicates) == (0, 1)

@@ -336,3 +336,27 @@ def test_the_example_in_the_docs_is_a_good_contract():
     text = Path(__file__).parents[1].joinpath("docs/contracts.md").read_text("utf-8")
     example = text.split("```toml\n")[1].split("```")[0]
     assert load(example, "docs", "push_opens", Registry()).feed == "push_opens"
+
+
+@pytest.mark.parametrize("kind", ["string", "double"])
+def test_a_time_that_is_no_integer_stops_nothing(kind):
+    value = "2026-09-15T10:00:00Z" if kind == "string" else 1.5
+    frame = pl.DataFrame(
+        {"id": ["i"], "time": [1_789_466_400], "send_time": [value]},
+        schema_overrides={"time": pl.Int32},
+    )
+    writer = read(record(OPEN, send_time=["null", kind]))
+    contract = raw_contract(OPEN, [read(record(OPEN))])
+    origin = [Origin(file="f", rows=1, queued_at=NOW)]
+    rows = conform(frame, writer, contract, origin, NOW).rows
+    opens = select(config.read(source={"url": "x"}, feeds={"url": "y"}))
+    contract = opens.contracts["message_events"]
+    day = contract.columns[0].model_copy(update={"sources": (("@send_day",),)})
+    sent = contract.columns[1].model_copy(
+        update={"sources": (("send_time",),), "unit": "s", "required": False}
+    )
+    columns = (day, sent, *contract.columns[2:])
+    made = contract.model_copy(update={"columns": columns})
+    found = unify(rows, made, [contract.sources[0]], Decided(brand="b"))
+    assert found.rows[day.name].to_list() == ["20260915"]
+    assert found.rows[sent.name].to_list() == [None]
