@@ -25,13 +25,13 @@ from currents_ingest.verify_objects import (
 )
 
 if TYPE_CHECKING:
-    from currents_ingest.unified import UnifiedContract
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import date
 
     from currents_ingest.config import Settings
     from currents_ingest.contracts import Contract
     from currents_ingest.manifest import Delivery, Entry, Manifest, Refill
+    from currents_ingest.unified import UnifiedContract
 
 Identity = tuple[str, str, int]
 
