@@ -222,8 +222,8 @@ class Limits(_Section):
 
     memory: Size = Field(
         default=2 * 10**9,
-        ge=10**9,
-        description="Peak memory of the process, in bytes; 1GB at least.",
+        ge=256 * 10**6,
+        description="Peak memory of the process, in bytes; kept from 1GB on.",
     )
     concurrency: int = Field(
         default=128, ge=1, le=4096, description="Requests in flight."
