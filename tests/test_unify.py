@@ -6,7 +6,6 @@ import hashlib
 import json
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -15,10 +14,9 @@ from currents_ingest import config
 from currents_ingest.conform import Origin, conform, hidden
 from currents_ingest.contracts import raw_contract
 from currents_ingest.errors import SettingsError
-from currents_ingest.schemas import Registry, read
+from currents_ingest.schemas import read
 from currents_ingest.selection import in_force, select
 from currents_ingest.unified import UnifiedContract
-from currents_ingest.unified_toml import load
 from currents_ingest.unify import Decided, unify
 from tests.avro_files import OPEN, record
 from tests.test_unified_toml import GOOD
@@ -330,12 +328,6 @@ def test_a_contract_that_changes_needs_a_new_version(tmp_path):
     newer = changed.replace("key =", "version = 2\nkey =")
     (tmp_path / "opens.toml").write_text(newer)
     assert in_force(chosen(feeds=feeds), {"opens": before}) == {"opens": before}
-
-
-def test_the_example_in_the_docs_is_a_good_contract():
-    text = Path(__file__).parents[1].joinpath("docs/contracts.md").read_text("utf-8")
-    example = text.split("```toml\n")[1].split("```")[0]
-    assert load(example, "docs", "push_opens", Registry()).feed == "push_opens"
 
 
 @pytest.mark.parametrize("kind", ["string", "double"])

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from currents_ingest.schemas import Registry
+from currents_ingest.unified_toml import load
+
 ROOT = Path(__file__).parents[2]
 FACTS = ROOT.parent / "shared" / "currents"
 
@@ -68,3 +71,9 @@ def test_the_readme_names_every_command_and_every_exit_status():
     ):
         assert f"currents-ingest {command}" in text
     assert re.findall(r"^\| (\d) \|", text, re.MULTILINE) == ["0", "1", "2", "3"]
+
+
+def test_the_example_of_a_contract_in_the_docs_is_a_good_one():
+    text = (ROOT / "docs" / "contracts.md").read_text("utf-8")
+    example = text.split("```toml\n")[1].split("```")[0]
+    assert load(example, "docs", "push_opens", Registry()).feed == "push_opens"
