@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from currents_ingest.contracts import NAME
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -30,7 +32,7 @@ NAMES: dict[ColumnType, str] = {
     "json": "String",
     "int64": "Integer",
     "double": "Float",
-    "decimal(38,6)": "Decimal",
+    "decimal(38,6)": "Decimal(38,6)",
     "boolean": "Boolean",
     "timestamp": "Datetime",
 }
@@ -49,7 +51,6 @@ RESERVED = frozenset(
 )
 """Words that Amperity's SQL keeps for itself."""
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _FOREIGN_KEY = re.compile(r"fk-[a-z0-9-]+")
 
 
@@ -143,7 +144,7 @@ def wrong_name(name: str) -> str | None:
     """Say why Amperity cannot take a column name, or None."""
     if name.startswith("_"):
         return f"{name} begins with an underscore, which Amperity keeps for itself"
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         return f"{name} may hold letters, digits and underscores only"
     if name.lower() in RESERVED:
         return f"{name} is a reserved word of Spark SQL"

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from currents_ingest import merging, parquet
-from currents_ingest.batch import Part, Staging
 from currents_ingest.conform import POLARS_TYPES
 from currents_ingest.errors import SettingsError
 from currents_ingest.ledger import STAGING
@@ -22,7 +21,7 @@ from currents_ingest.session import begin, looking_at_feeds
 from currents_ingest.unify import unify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from currents_ingest.config import Settings
     from currents_ingest.ledger import Ledger
@@ -67,22 +66,25 @@ def backfill(settings: Settings, feed: str) -> Filled:
         while waiting:
             part, waiting = _some(session.ledger, waiting)
             prefix = f"{STAGING}/{session.token}/backfill-{number:06}"
-            deliveries = _deliveries(session, contract, part, prefix)
-            if _commit(session, contract, part, deliveries, head):
+            found = (
+                _unified(session.selection, contract, session.ledger, *one)
+                for one in part
+            )
+            store, now = session.ledger.store, datetime.now(UTC)
+            made = merging.late(found, contract, store, prefix, now)
+            keys = tuple(key for key, _ in part)
+            if session.decide(_draft(session, contract, keys, made, head)):
                 total = replace(
                     total,
                     objects=total.objects + len(part),
-                    rows=total.rows + _rows(deliveries, "feed"),
-                    rejects=total.rejects + _rows(deliveries, "rejects"),
+                    rows=total.rows + merging.rows_of(made),
+                    rejects=total.rejects + merging.rows_of(made, "rejects"),
                 )
+            else:
+                merging.unstage(store, made)
             number += 1
         session.ledger.fold(session.token, datetime.now(UTC))
         return total
-
-
-def _rows(deliveries: Iterable[Delivery], kind: str) -> int:
-    outputs = (one for each in deliveries for one in each.outputs)
-    return sum(one.rows for one in outputs if one.kind == kind)
 
 
 def preview(settings: Settings, feed: str) -> Filled:
@@ -165,47 +167,6 @@ def _unified(
         contract.sources_of(event_type),
         decided,
     )
-
-
-def _deliveries(
-    session: Session,
-    contract: UnifiedContract,
-    sources: list[tuple[str, str]],
-    prefix: str,
-) -> tuple[Delivery, ...]:
-    parts, rejects = [], []
-    for key, event_type in sources:
-        found = _unified(session.selection, contract, session.ledger, key, event_type)
-        rejects.append(found.rejects)
-        if found.rows.height:
-            body = parquet.to_bytes(found.rows)
-            parts.append(Part(contract=contract, body=body, span=found.span))
-    store, now = session.ledger.store, datetime.now(UTC)
-    made = [
-        each.model_copy(update={"joined": _rows([each], "feed") + each.superseded})
-        for each in merging.merge(parts, store, prefix, now)
-    ]
-    staged = Staging(store, f"{prefix}-all")
-    staged.rejects(contract.feed, contract.feed, pl.concat(rejects))
-    if staged.outputs:
-        made.append(merging.delivery(contract, now, staged))
-    return tuple(made)
-
-
-def _commit(
-    session: Session,
-    contract: UnifiedContract,
-    sources: list[tuple[str, str]],
-    deliveries: tuple[Delivery, ...],
-    head: int,
-) -> bool:
-    """Commit a part; False if another run's came first."""
-    keys = tuple(key for key, _ in sources)
-    if session.decide(_draft(session, contract, keys, deliveries, head)):
-        return True
-    outputs = (one for each in deliveries for one in each.outputs)
-    session.ledger.store.delete(one.staged for one in outputs)
-    return False
 
 
 def _draft(

@@ -130,12 +130,12 @@ def _shared(
     for contract, decided in job.unified:
         sources = contract.sources_of(job.event_type)
         found = unify.unify(rows, contract, sources, decided)
-        body = parquet.to_bytes(found.rows)
-        if found.rows.height and len(body) <= SMALL:
-            parts.append(Part(contract=contract, body=body, span=found.span))
-        elif found.rows.height:
-            name, height = contract.feed, found.rows.height
-            staged.put("feed", name, name, body, height, found.span)
+        if count := found.rows.height:
+            body, name = parquet.to_bytes(found.rows), contract.feed
+            if len(body) <= SMALL:
+                parts.append(Part(contract=contract, body=body, span=found.span))
+            else:
+                staged.put("feed", name, name, body, count, found.span)
         staged.rejects(contract.feed, contract.feed, found.rejects)
         yield Share(
             feed=contract.feed,

@@ -105,7 +105,7 @@ class Contract(_Frozen):
             name = next(one for one in _numbered(wanted) if one.lower() not in folded)
             lent = any(one.field and one.name == field.name for one in own)
             free = name == wanted or homes or lent
-            if not (free and _NAME.fullmatch(name)):
+            if not (free and NAME.fullmatch(name)):
                 continue
             folded.add(name.lower())
             source = field.name if name != field.name else ""
@@ -168,7 +168,7 @@ AVRO_TYPES: dict[ColumnType, str] = {
 _PROMOTES: dict[tuple[ColumnType, ColumnType], ColumnType] = {
     ("int64", "double"): "double",
 }
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 """Amperity takes letters, digits and underscores; a leading underscore is reserved."""
 
 
@@ -201,7 +201,7 @@ def raw_contract(event_type: str, schemas: Iterable[WriterSchema]) -> Contract:
     folded = set(_ADDED_NAMES)
     own = []
     for name, kind in types.items():
-        if _NAME.fullmatch(name) and name.lower() not in folded:
+        if NAME.fullmatch(name) and name.lower() not in folded:
             folded.add(name.lower())
             own.append(Column(name=name, type=kind))
     bare = Contract(

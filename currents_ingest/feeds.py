@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from currents_ingest.config import Settings
-    from currents_ingest.contracts import ColumnType
     from currents_ingest.ledger import Ledger
     from currents_ingest.schemas import Registry
     from currents_ingest.selection import Selection
@@ -31,16 +30,6 @@ if TYPE_CHECKING:
     from currents_ingest.store import Store
 
 _OBJECTS_PER_ENTRY = 50
-AMPERITY_TYPES: dict[ColumnType, str] = {
-    "string": "String",
-    "json": "String",
-    "boolean": "Boolean",
-    "int64": "Integer",
-    "double": "Float",
-    "decimal(38,6)": "Decimal(38,6)",
-    "timestamp": "Datetime",
-}
-"""Source: Amperity docs, "About feeds"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

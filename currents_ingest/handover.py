@@ -216,7 +216,7 @@ def _columns(
         fields = set(_fields(column)) if column else {name}
         yield HandoverColumn(
             name=name,
-            type=amperity.NAMES[kind] + (" (38,6)" if "decimal" in kind else ""),
+            type=amperity.NAMES[kind],
             key=name == contract.key or name in contract.key,
             last_updated=name == contract.last_updated,
             required=column.required if column else name == contract.key,
@@ -282,10 +282,10 @@ def _patterns(settings: Settings, feed: str, *, refilled: bool) -> dict[str, str
 
 
 def _sample(settings: Settings, feed: str) -> str | None:
-    """Return the newest published object that has rows."""
-    store = Store.open(settings.feeds.url)
-    listed = [one.key for page in store.listing(feed) for one in page]
-    return listed[-1] if listed else None
+    """Return the largest published object: it has rows, if any has."""
+    pages = Store.open(settings.feeds.url).listing(feed)
+    listed = [one for page in pages for one in page]
+    return max(listed, key=lambda one: one.size).key if listed else None
 
 
 def _notes(settings: Settings, contract: Contract | UnifiedContract) -> Iterator[str]:

@@ -14,7 +14,6 @@ import polars as pl
 import structlog
 
 from currents_ingest import merging, parquet
-from currents_ingest.batch import Part, Staging
 from currents_ingest.ledger import STAGING
 from currents_ingest.manifest import Entry, Joined
 from currents_ingest.selection import in_force
@@ -57,12 +56,12 @@ def join_what_waits(session: Session, now: datetime) -> int:
     for number, chunk in enumerate(_chunks(session, contracts, now)):
         contract = contracts[chunk[0]["feed"]]
         prefix = f"{STAGING}/{session.token}/joined-{number:06}"
-        deliveries = _deliveries(session, contract, chunk, prefix, now)
+        found = _found(session, contract, chunk)
+        deliveries = merging.late(found, contract, session.ledger.store, prefix, now)
         if session.decide(_draft(session, contract, chunk, deliveries, now)):
             total += sum(each.joined for each in deliveries)
         else:
-            outputs = (output for each in deliveries for output in each.outputs)
-            session.ledger.store.delete(one.staged for one in outputs)
+            merging.unstage(session.ledger.store, deliveries)
     return total
 
 
@@ -85,34 +84,6 @@ def _chunks(
             size += found.size if found else 0
         if held:
             yield held
-
-
-def _deliveries(
-    session: Session,
-    contract: UnifiedContract,
-    chunk: Sequence[Waiting],
-    prefix: str,
-    now: datetime,
-) -> tuple[Delivery, ...]:
-    parts, rejects = [], []
-    for found in _found(session, contract, chunk):
-        rejects.append(found.rejects)
-        if found.rows.height:
-            body = parquet.to_bytes(found.rows)
-            parts.append(Part(contract=contract, body=body, span=found.span))
-    store = session.ledger.store
-    made = [
-        each.model_copy(
-            update={"joined": each.superseded + sum(o.rows for o in each.outputs)}
-        )
-        for each in merging.merge(parts, store, prefix, now)
-    ]
-    staged = Staging(store, f"{prefix}-all")
-    if rejects:
-        staged.rejects(contract.feed, contract.feed, pl.concat(rejects))
-    if staged.outputs:
-        made.append(merging.delivery(contract, now, staged))
-    return tuple(made)
 
 
 def _kind(one: Waiting) -> tuple[str, str]:

@@ -56,19 +56,24 @@ def entry_key(number: int) -> str:
 class Ledger:
     """The ledger of one feeds folder, with its cache."""
 
-    def __init__(self, store: Store, cache: Cache) -> None:
+    def __init__(self, store: Store, cache: Cache, *, daily_copy: bool = False) -> None:
         self.store = store
         self.cache = cache
-        self.daily_copy = False
-        """Whether what we commit is copied to the day's directories, too."""
+        self._daily_copy = daily_copy
         self.head = cache.head
         """Last entry that this process has taken in; another one that uses the same
         cache may be ahead, and then our next commit has to lose."""
 
     @staticmethod
-    def open(store: Store, path: Path) -> Ledger:
-        """Open the ledger and its cache; reads nothing from the bucket yet."""
-        return Ledger(store, Cache.open(path, store.url))
+    def open(store: Store, path: Path, *, daily_copy: bool = False) -> Ledger:
+        """Open the ledger and its cache; reads nothing from the bucket yet.
+
+        Args:
+            store: The feeds folder.
+            path: The cache.
+            daily_copy: What is committed is copied to the day's directories, too.
+        """
+        return Ledger(store, Cache.open(path, store.url), daily_copy=daily_copy)
 
     @staticmethod
     def look(store: Store, path: Path) -> Ledger:
@@ -124,7 +129,7 @@ class Ledger:
         Raises:
             LedgerConflictError: Another process was first; nothing was published.
         """
-        entry = draft.numbered(self.head + 1, daily=self.daily_copy)
+        entry = draft.numbered(self.head + 1, daily=self._daily_copy)
         body = entry.to_json()
         try:
             self.store.create(entry_key(entry.number), body)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from currents_ingest import parquet
-from currents_ingest.batch import Staging
+from currents_ingest.batch import Part, Staging
 from currents_ingest.conform import POLARS_TYPES
 from currents_ingest.manifest import Delivery
 from currents_ingest.unified import UnifiedContract
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from currents_ingest.batch import Part
     from currents_ingest.contracts import Contract
     from currents_ingest.store import Store
+    from currents_ingest.unify import Unified
 
 AT_ONCE = 32 << 20
 """Bytes of parts that become one object: they are unpacked for it."""
@@ -50,6 +50,51 @@ def merge(
             made = delivery(contract, now, staged)
             superseded = rows.height - kept.height
             yield made.model_copy(update={"superseded": superseded})
+
+
+def late(
+    found: Iterable[Unified],
+    contract: UnifiedContract,
+    store: Store,
+    staging: str,
+    now: datetime,
+) -> tuple[Delivery, ...]:
+    """Write rows, and rejects, that come to a unified feed after their batches.
+
+    Args:
+        found: What was made of raw rows.
+        contract: The feed's contract.
+        store: Where staging is.
+        staging: Key prefix, used by no other.
+        now: When the rows are delivered.
+    """
+    parts, staged = [], Staging(store, f"{staging}-all")
+    rejects = []
+    for one in found:
+        rejects.append(one.rejects)
+        if one.rows.height:
+            body = parquet.to_bytes(one.rows)
+            parts.append(Part(contract=contract, body=body, span=one.span))
+    made = [
+        each.model_copy(update={"joined": rows_of([each]) + each.superseded})
+        for each in merge(parts, store, staging, now)
+    ]
+    if rejects:
+        staged.rejects(contract.feed, contract.feed, pl.concat(rejects))
+    if staged.outputs:
+        made.append(delivery(contract, now, staged))
+    return tuple(made)
+
+
+def rows_of(deliveries: Iterable[Delivery], kind: str = "feed") -> int:
+    """Return how many rows deliveries hold, or rejects."""
+    outputs = (one for each in deliveries for one in each.outputs)
+    return sum(one.rows for one in outputs if one.kind == kind)
+
+
+def unstage(store: Store, deliveries: Iterable[Delivery]) -> None:
+    """Remove what was staged for deliveries that another run's came before."""
+    store.delete(one.staged for each in deliveries for one in each.outputs)
 
 
 def _bounded(parts: Sequence[Part]) -> Iterator[list[Part]]:

@@ -285,10 +285,10 @@ class Run:
         self._open.clear()
 
     def _unstage(self, done: list[Done], deliveries: Sequence[Delivery] = ()) -> None:
-        outputs = [one for each in deliveries for one in each.outputs]
+        merging.unstage(self.ledger.store, deliveries)
         for each in done:
-            outputs += each.manifest.outputs if each.manifest else ()
-        self.ledger.store.delete(one.staged for one in outputs)
+            if each.manifest:
+                self.ledger.store.delete(one.staged for one in each.manifest.outputs)
 
 
 def _report(entry: Entry) -> None:

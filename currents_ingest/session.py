@@ -113,8 +113,9 @@ def begin(settings: Settings) -> Iterator[Session]:
     source, feeds = _stores(settings, settings.limits.concurrency // WORKERS)
     holder = f"{socket.gethostname()}, process {os.getpid()}"
     chosen = select(settings)
-    with closing(Ledger.open(feeds, settings.ledger.cache)) as ledger:
-        ledger.daily_copy = settings.feeds.daily_copy
+    daily = settings.feeds.daily_copy
+    opened = Ledger.open(feeds, settings.ledger.cache, daily_copy=daily)
+    with closing(opened) as ledger:
         if not ledger.probe(token):
             log.warning(
                 "the store ignores If-None-Match; only the lease keeps two runs apart",

@@ -133,7 +133,6 @@ class _Compiler:
         more = rows[UNMAPPED].null_count() < rows.height
         self._elsewhere = pl.col(UNMAPPED).str if more else None
         self._masks = list(self._masked())
-        self._values: dict[str, pl.Expr] = {}
 
     def columns(self) -> Iterator[pl.Expr]:
         """Return every column of the contract and those that are for us."""
@@ -179,12 +178,6 @@ class _Compiler:
         return hits | ~given if "" in wanted else hits
 
     def _value(self, column: UnifiedColumn) -> pl.Expr:
-        """Return a column's values; they are asked for several times."""
-        if column.name not in self._values:
-            self._values[column.name] = self._compiled(column)
-        return self._values[column.name]
-
-    def _compiled(self, column: UnifiedColumn) -> pl.Expr:
         """Return the constant that the source sets, else what the fields give."""
         kind = POLARS_TYPES[COLUMN_TYPES[column.type]]
         found = self._origin(column)

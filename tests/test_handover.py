@@ -100,7 +100,7 @@ def test_every_column_is_there_with_amperitys_type(feed):
         "Float",
         "Boolean",
         "Datetime",
-        "Decimal (38,6)",
+        "Decimal(38,6)",
     }
     assert tuple(one.name for one in page.columns if one.key) == contract.key
     (updated,) = [one.name for one in page.columns if one.last_updated]

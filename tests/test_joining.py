@@ -11,7 +11,7 @@ import duckdb
 import polars as pl
 import pytest
 
-from currents_ingest import api, config, joining
+from currents_ingest import api, config, joining, merging
 from currents_ingest.errors import SettingsError
 from currents_ingest.manifest import Entry, Joined
 from currents_ingest.session import begin
@@ -317,7 +317,9 @@ def test_verify_sees_a_batch_that_was_joined_twice(place):
         waiting = cache.unjoined(later)
         joining.join_what_waits(session, later)
         contract = cache.unified()["email_events"]
-        made = joining._deliveries(session, contract, waiting, "_staging/again", later)  # noqa: SLF001
+        found = joining._found(session, contract, waiting)  # noqa: SLF001
+        store = session.ledger.store
+        made = merging.late(found, contract, store, "_staging/again", later)
         done = (Joined(feed="email_events", index=waiting[0]["object"]),)
         entry = Entry(at=later, run="again", deliveries=made, joined=done)
         session.ledger.commit(entry)

@@ -180,7 +180,7 @@ def test_what_does_not_fit_or_is_missing_is_rejected():
     rows = [{"properties": '{"n": "many"}'}, {"properties": '{"n": 1.5}'}, {}]
     values, rejects = made(amount, rows)
     assert values == [Decimal("1.5"), None]
-    assert rejects == [("f", 0, "x does not fit the type Decimal")]
+    assert rejects == [("f", 0, "x does not fit the type Decimal(38,6)")]
     values, rejects = made({"from": "a", "required": True}, [{"a": ""}, {"a": "x"}])
     assert (values, rejects) == (["x"], [("f", 0, "x is missing")])
 

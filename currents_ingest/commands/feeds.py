@@ -241,6 +241,6 @@ def _show_refilled(found: Refilled, settings: Settings, *, done: bool) -> None:
 
 
 def _amperity(column: Column) -> str:
-    from currents_ingest.feeds import AMPERITY_TYPES
+    from currents_ingest.amperity import NAMES
 
-    return AMPERITY_TYPES[column.type]
+    return NAMES[column.type]
