@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -20,7 +18,14 @@ import structlog
 import typer
 from rich.markup import escape
 
-from currents_ingest.commands import feeds, quarantine, schemas, validate
+from currents_ingest.commands import (
+    audience,
+    feeds,
+    quarantine,
+    sandbox,
+    schemas,
+    validate,
+)
 from currents_ingest.commands.shared import (
     ConfigOption,
     JsonOption,
@@ -28,6 +33,7 @@ from currents_ingest.commands.shared import (
     checked,
     chosen,
     day,
+    ended,
     finish,
     hour,
     one_of,
@@ -56,7 +62,9 @@ app = typer.Typer(
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(schemas.app, name="schemas")
 app.add_typer(feeds.app, name="feeds")
+app.add_typer(audience.app, name="audience")
 app.command()(validate.validate)
+app.command()(sandbox.sandbox)
 
 
 def main() -> NoReturn:
@@ -75,8 +83,8 @@ def main() -> NoReturn:
 def _run() -> int:
     try:
         app()
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else 1
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
     except SettingsError as error:
         return _say(error, 2)
     except CurrentsError as error:
@@ -128,19 +136,19 @@ def poll(
 ) -> None:
     """Ingest what is new; --every goes on until SIGTERM."""
     from currents_ingest import api
-    from currents_ingest.config import duration
+    from currents_ingest.units import duration
 
     settings = settings_of(config)
-    ended = _ended()
+    stop = ended()
     if every is None:
-        finish(api.poll(settings, stop=ended.is_set), json_, strict)
+        finish(api.poll(settings, stop=stop.is_set), json_, strict)
     pause = checked(duration, every)
-    while not ended.is_set():
+    while not stop.is_set():
         try:
-            report(api.poll(settings, stop=ended.is_set), json_)
+            report(api.poll(settings, stop=stop.is_set), json_)
         except RetryableError as error:
             err.print(f"[yellow]will try again:[/] {escape(error.told())}")
-        ended.wait(pause.total_seconds())
+        stop.wait(pause.total_seconds())
 
 
 @app.command()
@@ -166,9 +174,7 @@ def load(
             show_survey(ahead)
         return
     with Bar(err, ahead.files, ahead.bytes) as bar:
-        outcome = api.load(
-            settings, first, last, stop=_ended().is_set, seen=bar.advance
-        )
+        outcome = api.load(settings, first, last, stop=ended().is_set, seen=bar.advance)
     finish(outcome, json_, strict)
 
 
@@ -286,13 +292,6 @@ def _log(level: int) -> None:
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ],
     )
-
-
-def _ended() -> threading.Event:
-    """Return an event that SIGTERM sets; the batch in hand is finished then."""
-    ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    return ended
 
 
 def _say(error: CurrentsError, status_: int) -> int:

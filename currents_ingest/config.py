@@ -6,19 +6,13 @@ They come from ``currents.toml``; each value may also come from the environment,
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
-    PlainSerializer,
     ValidationError,
-    WithJsonSchema,
     model_validator,
 )
 from pydantic.json_schema import GenerateJsonSchema
@@ -32,54 +26,18 @@ from pydantic_settings import (
     SettingsError as SourceError,
 )
 
+from currents_ingest.audience_config import Audience, Braze
 from currents_ingest.errors import SettingsError
 from currents_ingest.privacy import Choice  # noqa: TC001 (pydantic reads it)
+from currents_ingest.units import UNITS, Duration, Section, Size
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 DEFAULT_PATH = Path("currents.toml")
 
 
-def duration(text: object) -> timedelta:
-    """Read ``90s``, ``5m``, ``48h`` or ``45d``."""
-    if isinstance(text, timedelta):
-        return text
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", str(text))
-    if not match:
-        message = f"{text!r} is no duration; write a number and s, m, h or d, as in 48h"
-        raise ValueError(message)
-    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
-
-
-def size(text: object) -> int:
-    """Read ``256MB`` (10^6) or a plain number of bytes."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", str(text).upper())
-    if not match or match[2] not in _SIZES:
-        message = f"{text!r} is no size; write a number and MB, GB or TB, as in 256MB"
-        raise ValueError(message)
-    return int(float(match[1]) * _SIZES[match[2]])
-
-
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(duration),
-    PlainSerializer(lambda value: f"{value // timedelta(microseconds=1) / 1e6:f}s"),
-    WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?[smhd]$"}),
-]
-Size = Annotated[
-    int,
-    BeforeValidator(size),
-    WithJsonSchema(
-        {"type": ["string", "integer"], "pattern": r"^\d+(\.\d+)?[KMGT]?B?$"}
-    ),
-]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Source(_Section):
+class Source(Section):
     """Where Currents writes."""
 
     url: str = Field(
@@ -102,7 +60,7 @@ class Source(_Section):
     )
 
 
-class Feeds(_Section):
+class Feeds(Section):
     """Where the Parquet feeds, the ledger and the index go."""
 
     url: str = Field(min_length=1, description="Same forms as source.url.")
@@ -154,7 +112,7 @@ class Feeds(_Section):
     )
 
 
-class Brands(_Section):
+class Brands(Section):
     """Which brand and region a row belongs to, in unified feeds."""
 
     default: str = Field(
@@ -175,7 +133,7 @@ class Brands(_Section):
     )
 
 
-class Privacy(_Section):
+class Privacy(Section):
     """What becomes of personal data; a field that is not named is kept."""
 
     fields: dict[str, Choice] = Field(
@@ -188,7 +146,7 @@ class Privacy(_Section):
     )
 
 
-class Schemas(_Section):
+class Schemas(Section):
     """Which writer schemas are known."""
 
     urls: tuple[str, ...] = Field(
@@ -203,7 +161,7 @@ class Schemas(_Section):
     )
 
 
-class LedgerSettings(_Section):
+class LedgerSettings(Section):
     """How the ledger is cached and guarded."""
 
     cache: Path = Field(
@@ -217,7 +175,7 @@ class LedgerSettings(_Section):
     )
 
 
-class Limits(_Section):
+class Limits(Section):
     """What the process may use."""
 
     memory: Size = Field(
@@ -230,7 +188,7 @@ class Limits(_Section):
     )
 
 
-class Amperity(_Section):
+class Amperity(Section):
     """What to tell and to ask Amperity after delivery; nothing without a tenant."""
 
     url: str = Field(
@@ -285,10 +243,14 @@ class Settings(BaseSettings):
     ledger: LedgerSettings = LedgerSettings()
     limits: Limits = Limits()
     amperity: Amperity = Amperity()
+    braze: Braze = Braze()
+    audiences: dict[str, Audience] = Field(
+        default={}, description="Audiences by name: [audiences.NAME]."
+    )
 
     @model_validator(mode="after")
     def _waits_within_the_lookback(self) -> Self:
-        if self.feeds and self.feeds.max_wait >= self.source.lookback:
+        if self.source and self.feeds and self.feeds.max_wait >= self.source.lookback:
             message = (
                 "feeds.max_wait must be shorter than source.lookback: a poll lists no "
                 "further back, so what waits longer would be found a day later"
@@ -324,6 +286,29 @@ class _SchemasOnly(Settings):
     ledger: Any = None
     limits: Any = None
     amperity: Any = None
+    braze: Any = None
+    audiences: Any = None
+
+
+class _AudiencesOnly(Settings):
+    """What the way back needs: no Currents source."""
+
+    source: Any = None
+
+
+def read_audiences(path: Path | None = None, **overrides: Any) -> Settings:
+    """Read settings where ``[source]`` may be missing; raises as read does."""
+    return _read(_AudiencesOnly, path, overrides)
+
+
+def audience(name: str, values: Mapping[str, Any]) -> Audience:
+    """Make an audience of single values; raises as read does."""
+    try:
+        return Audience(**values)
+    except ValidationError as error:
+        raise SettingsError(
+            tuple(f"audiences.{name}: {_plain(one)}" for one in error.errors())
+        ) from None
 
 
 def read_schemas(path: Path | None = None) -> Schemas:
@@ -370,8 +355,15 @@ class _Schema(GenerateJsonSchema):
             return super().encode_default(dft)
         if not (seconds := int(dft.total_seconds())):
             return "0s"
-        unit = max((size, name) for name, size in _UNITS.items() if seconds % size == 0)
+        unit = max((size, name) for name, size in UNITS.items() if seconds % size == 0)
         return f"{seconds // unit[0]}{unit[1]}"
+
+
+def _plain(error: Any) -> str:
+    where = ".".join(map(str, error["loc"]))
+    said = "is no setting" if error["type"] == "extra_forbidden" else error["msg"]
+    told = said.removeprefix("Value error, ")
+    return f"{where}: {told}" if where else told
 
 
 def _problem(error: Any, file: Path | None) -> str:

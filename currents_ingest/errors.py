@@ -164,6 +164,82 @@ class AmperityError(RetryableError):
         )
 
 
+class ExportError(FatalError):
+    """An export cannot be read, or is not what it was said to be."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+        self.where, self.reason = where, reason
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}. Nothing was sent to Braze."
+
+
+class MappingError(FatalError):
+    """An export's columns do not fit what its audience says; lists every problem."""
+
+    def __init__(self, audience: str, problems: tuple[str, ...]) -> None:
+        super().__init__(audience, problems)
+        self.audience, self.problems = audience, problems
+
+    def __str__(self) -> str:
+        told = "".join(f"\n  - {problem}" for problem in self.problems)
+        return f"the export does not fit {self.audience}; nothing was sent:{told}"
+
+
+class GuardError(FatalError):
+    """An export looks wrong as a whole, so nothing was sent."""
+
+    def __init__(self, audience: str, reason: str, way_out: str) -> None:
+        super().__init__(audience, reason, way_out)
+        self.audience, self.reason, self.way_out = audience, reason, way_out
+
+    def __str__(self) -> str:
+        return f"{self.audience}: {self.reason}. Nothing was sent. {self.way_out}"
+
+
+class BrazeRefusedError(FatalError):
+    """Braze answers that it will not take anything from us; a person must act."""
+
+    def __init__(self, status: int, what_to_do: str) -> None:
+        super().__init__(status, what_to_do)
+        self.status, self.what_to_do = status, what_to_do
+
+    def __str__(self) -> str:
+        return (
+            f"Braze answered {self.status}: {self.what_to_do}. What it acknowledged "
+            "before is recorded; run the same command again when that is mended."
+        )
+
+
+class BrazeDownError(RetryableError):
+    """Braze did not answer, or only with errors, for longer than we wait."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return (
+            f"Braze does not answer ({self.cause}). What it acknowledged is recorded; "
+            "run the same command again and it goes on from there."
+        )
+
+
+class ExportNotReadyError(RetryableError):
+    """An export is not there yet, or still being written."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+        self.where, self.reason = where, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where}: {self.reason}. Nothing was sent to Braze; run the same "
+            "command again later."
+        )
+
+
 class LedgerConflictError(RetryableError):
     """Another process created the ledger entry that we were about to create."""
 

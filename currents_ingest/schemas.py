@@ -32,7 +32,7 @@ Json = Any
 """A decoded Avro schema: foreign until it is a WriterSchema."""
 
 SHIPPED = "shipped"
-FEEDS = "feeds"
+FEEDS, BRAZE = "feeds", "braze"
 """Folder of contracts among those of event types."""
 _LONGEST_NAME = 255
 _NO_BYTES = (
@@ -245,7 +245,7 @@ def versions(event_type: str) -> tuple[SchemaVersion, ...]:
 
 @cache
 def _shipped() -> frozenset[str]:
-    return frozenset(path.name for path in schemas_root().iterdir()) - {FEEDS}
+    return frozenset(path.name for path in schemas_root().iterdir()) - {FEEDS, BRAZE}
 
 
 @cache

@@ -28,8 +28,10 @@ def toml(schema: str) -> str:
     definition = json_schema()
     parts = [_HEAD.format(schema=schema)]
     for name, section in definition["properties"].items():
-        body = definition["$defs"][section["$ref"].rsplit("/", 1)[-1]]
-        lines = [f"[{name}]", f"# {body['description']}"]
+        many = section.get("additionalProperties")  # a table of tables
+        body = definition["$defs"][(many or section)["$ref"].rsplit("/", 1)[-1]]
+        title = f"# [{name}.vip]" if many else f"[{name}]"
+        lines = [title, f"# {body['description']}"]
         for key, value in body["properties"].items():
             lines.append(f"# {value['description']}")
             lines.append(_line(name, key, value))
@@ -39,5 +41,8 @@ def toml(schema: str) -> str:
 
 def _line(section: str, key: str, value: dict[str, Any]) -> str:
     if "default" in value:
-        return f"# {key} = {json.dumps(value['default'])}"
+        default = value["default"]
+        return f"# {key} = {json.dumps(default)}" if default is not None else f"# {key}"
+    if section not in _URLS:
+        return f"# {key} = {json.dumps('s3://acme-amperity/exports/vip/')}"
     return f'{key} = "{_URLS[section]}"'

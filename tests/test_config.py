@@ -7,7 +7,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from currents_ingest import config, template
+from currents_ingest import audience_config, config, template, units
 from currents_ingest.errors import SettingsError
 
 MINIMAL = '[source]\nurl = "in"\n[feeds]\nurl = "out"\n'
@@ -83,14 +83,14 @@ def test_a_file_that_is_not_there_is_named():
     [("90s", 90), ("5m", 300), ("48h", 172800), ("45d", 3888000), ("0.5s", 0.5)],
 )
 def test_durations_have_units(text, seconds):
-    assert config.duration(text) == timedelta(seconds=seconds)
+    assert units.duration(text) == timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize(
     ("text", "size"), [("256MB", 256 * 10**6), ("1.5gb", 1.5 * 10**9), (300, 300)]
 )
 def test_sizes_have_units(text, size):
-    assert config.size(text) == size
+    assert units.size(text) == size
 
 
 def test_what_init_writes_is_valid_and_has_every_setting(write):
@@ -99,9 +99,11 @@ def test_what_init_writes_is_valid_and_has_every_setting(write):
     assert found.source.url.startswith("s3://")
     text = path.read_text().replace("\n# ", "\n")
     for name, section in config.Settings.model_fields.items():
-        assert f"[{name}]" in text
-        for field in section.annotation.model_fields:
-            assert f"\n{field} = " in text
+        many = name == "audiences"
+        assert (f"[{name}.vip]" if many else f"[{name}]") in text
+        kind = audience_config.Audience if many else section.annotation
+        for field in kind.model_fields:
+            assert f"\n{field}" in text
     assert text.startswith("#:schema ./currents.schema.json\n")
 
 
@@ -109,13 +111,15 @@ def test_every_default_in_the_template_is_the_default(write):
     import tomllib
 
     lines = template.toml("x").splitlines()
-    values = [
-        line.removeprefix("# ") for line in lines if " = " in line or line[:1] == "["
-    ]
+    plain = [line.removeprefix("# ") for line in lines]
+    values = [line for line in plain if " = " in line or line[:1] == "["]
     spelled = tomllib.loads("\n".join(values))
     urls = {name: {"url": spelled[name]["url"]} for name in ("source", "feeds")}
     found = config.read(write("\n".join(values)))
-    assert found.model_dump() == config.read(**urls).model_dump()
+    plain = config.read(**urls, audiences={"vip": spelled["audiences"]["vip"]})
+    assert found.model_dump() == plain.model_dump()
+    vip = {"source": "s3://acme-amperity/exports/vip/"}
+    assert found.audiences["vip"] == audience_config.Audience(**vip)
 
 
 def test_the_json_schema_accepts_good_files_and_refuses_bad_ones():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
@@ -72,6 +74,13 @@ def finish(outcome: Outcome, json_: bool, strict: bool) -> NoReturn:
     if outcome.unread:
         raise typer.Exit(1)
     raise typer.Exit(3 if strict and outcome.needs_a_look else 0)
+
+
+def ended() -> threading.Event:
+    """Return an event that SIGTERM sets; the batch in hand is finished then."""
+    event = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: event.set())
+    return event
 
 
 def chosen_keys(keys: list[str] | None, all_: bool) -> list[str]:

@@ -1,0 +1,209 @@
+"""Settings of the way back: which Braze workspace, and which audiences."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from currents_ingest.units import Duration, Section, Size
+
+
+class Braze(Section):
+    """Which Braze workspace audiences go to, and how fast."""
+
+    instance: str = Field(
+        default="", description="Instance, such as US-03 (dashboard URL)."
+    )
+    url: str = Field(
+        default="",
+        pattern=r"^($|https://[^/?#@]+/*$|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/*$)",
+        description="REST endpoint in place of instance; http:// only on this machine.",
+    )
+    api_key_env: str = Field(
+        default="BRAZE_API_KEY",
+        description="Environment variable that holds the REST API key (users.track).",
+    )
+    bulk: bool = Field(
+        default=False,
+        description="Send to /users/track/bulk, where Braze has opened it for you.",
+    )
+    batch_size: int = Field(
+        default=75,
+        ge=1,
+        le=1000,
+        description="Objects in one request; /users/track takes 75, bulk 1000.",
+    )
+    request_size: Size = Field(
+        default=4 * 10**6,
+        ge=10**5,
+        le=4 * 2**20,
+        description="Bytes in one request, at most.",
+    )
+    rate: str = Field(
+        default="3000/3s",
+        pattern=r"^\d+/\d+(\.\d+)?[smh]$",
+        description="Requests that the contract allows, as in 3000/3s or 250000/1h.",
+    )
+    concurrency: int = Field(
+        default=32, ge=1, le=1000, description="Requests in flight."
+    )
+    timeout: Duration = Field(
+        default=timedelta(seconds=30), description="How long to wait for an answer."
+    )
+    patience: Duration = Field(
+        default=timedelta(minutes=15),
+        description="How long to go on asking where Braze does not answer; a limit "
+        "that it names is waited for in any case.",
+    )
+
+
+Identifier = Literal["external_id", "braze_id", "user_alias", "email", "phone"]
+CellType = Literal[
+    "string",
+    "varchar",
+    "integer",
+    "float",
+    "decimal",
+    "boolean",
+    "date",
+    "datetime",
+    "array",
+    "object",
+]
+
+
+class Audience(Section):
+    """One audience: what Amperity exports, and what Braze shall make of it."""
+
+    kind: Literal["attributes", "events", "purchases"] = Field(
+        default="attributes", description="What a row is."
+    )
+    source: str = Field(
+        min_length=1,
+        description="File, folder or glob: s3://, sftp://, a path, or what fsspec "
+        "knows.",
+    )
+    identifier: Identifier = Field(
+        default="external_id",
+        description="What names a person: the column of this name (user_alias: "
+        "alias_name and alias_label).",
+    )
+    alias_label: str = Field(
+        default="", description="Alias label where the file has no column for it."
+    )
+    mode: Literal["upsert", "mirror"] = Field(
+        default="upsert",
+        description="mirror: people who left are changed, too: membership becomes "
+        "false or, without membership, their custom attributes are removed.",
+    )
+    changed: Literal["attributes", "rows"] = Field(
+        default="attributes",
+        description="What is sent of a person who changed: the changed attributes or "
+        "the whole row.",
+    )
+    membership: str = Field(
+        default="",
+        description="Custom attribute that is true for everyone in the file.",
+    )
+    update_existing_only: bool | None = Field(
+        default=None,
+        description="true: Braze creates no profile; false: it does, also for aliases; "
+        "left out: Braze's own rule.",
+    )
+    merge_objects: bool = Field(
+        default=False, description="Merge nested objects instead of replacing them."
+    )
+    columns: dict[str, str] = Field(
+        default={},
+        description='Braze name by file column; "" leaves the column out.',
+    )
+    constants: dict[str, str] = Field(
+        default={},
+        description="Columns that the file has not, with one value for every row.",
+    )
+    types: dict[str, CellType] = Field(
+        default={}, description="Type by file column; left out: found out."
+    )
+    operations: dict[str, Literal["inc", "add", "remove"]] = Field(
+        default={},
+        description="By file column: inc adds to a number, once for each delivery; add "
+        "and remove change an array.",
+    )
+    remove_when_empty: tuple[str, ...] = Field(
+        default=(), description="File columns whose empty cells remove the attribute."
+    )
+    allow: tuple[str, ...] = Field(
+        default=(),
+        description="Subscription fields that may be sent, such as email_subscribe.",
+    )
+    phone_region: str = Field(
+        default="",
+        pattern="^([A-Z]{2})?$",
+        description="Country of phone numbers without +, as in US.",
+    )
+    dedupe: str = Field(
+        default="",
+        description="Events and purchases: the file column that names one; left out: "
+        "each row of a delivery counts once.",
+    )
+    max_reject_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Nothing is sent if more rows than this share are rejected.",
+    )
+    max_shrink: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Nothing is sent, without --force, if the export lost more people "
+        "than this share.",
+    )
+    settle: Duration = Field(
+        default=timedelta(seconds=60),
+        description="How long an export without .DONE must have been still.",
+    )
+    max_unpacked: Size = Field(
+        default=50 * 10**9, ge=1, description="Bytes of the export when unpacked."
+    )
+    format: Literal["", "csv", "tsv", "psv", "ndjson", "json", "parquet"] = Field(
+        default="", description="Left out, as the next five are: found out."
+    )
+    delimiter: str = Field(default="", max_length=1, description="Between cells.")
+    quote: str = Field(
+        default='"', max_length=1, description="Around cells; empty: none."
+    )
+    escape: str = Field(
+        default="",
+        max_length=1,
+        description="Before a quote within a cell; empty: it is doubled.",
+    )
+    header: bool = Field(
+        default=True, description="Whether the first line names columns."
+    )
+    names: tuple[str, ...] = Field(
+        default=(), description="Columns of a file without header."
+    )
+    encoding: str = Field(
+        default="", description="Left out: by byte order mark, else UTF-8."
+    )
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        wrong = []
+        if self.kind != "attributes":
+            only = ("membership", "operations", "remove_when_empty", "merge_objects")
+            wrong = [
+                f"{name} is for attributes" for name in only if getattr(self, name)
+            ]
+            if self.mode == "mirror":
+                wrong.append("mode = mirror is for attributes")
+        elif self.dedupe:
+            wrong.append("dedupe is for events and purchases")
+        if not (self.header or self.names):
+            wrong.append("header = false needs names")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self

@@ -1,0 +1,1 @@
+"""Audiences: from an export to Braze, the difference alone."""

@@ -1,0 +1,219 @@
+"""Requests to Braze and what became of each object: retried, cut in two, or given up.
+
+One coroutine brings requests, several send them, and one notes outcomes; none of them
+knows what an audience is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import structlog
+
+from currents_ingest.audiences.client import LostError, NotSentError
+from currents_ingest.audiences.masking import reason_without_values
+from currents_ingest.audiences.pace import to_next_hour
+from currents_ingest.audiences.requests import (
+    Verdict,
+    lost,
+    used_up,
+    verdict,
+    wait,
+)
+from currents_ingest.errors import BrazeDownError, BrazeRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from currents_ingest.audiences.client import Client
+    from currents_ingest.audiences.pace import Pace
+    from currents_ingest.audiences.requests import Answer, Item, Request
+
+log = structlog.get_logger()
+
+State = Literal["taken", "failed", "unknown", "unsent"]
+Note = Callable[[list["Outcome"]], Awaitable[None]]
+_LONGEST = 60.0
+"""Seconds between two tries, at most."""
+_PATIENT = 900.0
+"""Seconds after which a wait for Braze's limit is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one object."""
+
+    item: Item
+    state: State
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the wire did."""
+
+    requests: int = 0
+    again: int = 0
+    """Requests that were repeated."""
+    waited: float = 0.0
+    """Seconds that Braze's limits made us wait."""
+
+
+class StoppedError(Exception):
+    """We were asked to stop before the request went."""
+
+
+@dataclass(slots=True)
+class Sender:
+    """Sends requests through one client at one pace."""
+
+    client: Client
+    pace: Pace
+    patience: float
+    """Seconds to go on where Braze does not answer."""
+    stop: Callable[[], bool]
+    tally: Tally = field(default_factory=Tally)
+
+    async def deliver(self, request: Request, note: Note) -> None:
+        """Send a request until it is known what became of each object.
+
+        Args:
+            request: What to send; what is split is sent in parts.
+            note: Is told as soon as something is known. An object that it was not told
+                of when an error is raised did not reach Braze, or is safe to repeat.
+
+        Raises:
+            BrazeRefusedError: Nothing can be sent until a person acts.
+            BrazeDownError: Braze did not answer for too long.
+            StoppedError: We were asked to stop.
+        """
+        found = await self._verdict(request)
+        if found.kind == "split":
+            for half in request.halves():
+                await self.deliver(half, note)
+            return
+        rest: State = "unknown" if found.kind == "unknown" else "taken"
+        await note(
+            [
+                _outcome(one, "failed" if at in found.failed else rest, found, at)
+                for at, one in enumerate(request.items)
+            ]
+        )
+
+    async def _verdict(self, request: Request) -> Verdict:
+        body, since, tries = request.body, time.monotonic(), 0
+        while True:
+            await self._turn()
+            found, limited = await self._try(request, body)
+            if found.kind == "refused":
+                raise BrazeRefusedError(limited or 0, found.reason)
+            if found.kind != "again":
+                return found
+            if limited == 429:
+                since = time.monotonic()  # it answers, and asks us to wait
+            elif time.monotonic() - since > self.patience:
+                raise BrazeDownError(found.reason)
+            self.tally.again += 1
+            tries += 1
+            if limited != 429:
+                await self._sleep(_pause(tries))
+
+    async def _try(self, request: Request, body: bytes) -> tuple[Verdict, int | None]:
+        """Send once; returns the status, too, where there was one."""
+        self.tally.requests += 1
+        try:
+            answer = await self.client.post(body)
+        except NotSentError as error:
+            return Verdict(kind="again", reason=str(error)), None
+        except LostError as error:
+            return lost(request, str(error)), None
+        self._heed(answer)
+        return verdict(request, answer), answer.status
+
+    def _heed(self, answer: Answer) -> None:
+        """Hold everything back as long as the answer says."""
+        if answer.status != 429 and not used_up(answer):
+            return
+        seconds = wait(answer, time.time())
+        if seconds is None:
+            seconds = min(5.0, to_next_hour(time.time())) if answer.status == 429 else 0
+        self.tally.waited += seconds
+        if seconds > _PATIENT:
+            log.warning("Braze's limit is used up", wait_seconds=round(seconds))
+        self.pace.hold(time.monotonic() + seconds)
+
+    async def _turn(self) -> None:
+        while delay := self.pace.delay(time.monotonic()):
+            await self._sleep(delay)
+        if self.stop():
+            raise StoppedError
+
+    async def _sleep(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if self.stop():
+                raise StoppedError
+            await asyncio.sleep(min(left, 0.5))
+
+
+def _pause(tries: int) -> float:
+    """Return seconds between two tries, about twice as many each time."""
+    longest: float = min(_LONGEST, 0.25 * 2**tries)
+    return longest * (0.5 + random.random())  # noqa: S311 (no secret)
+
+
+async def send_all(
+    sender: Sender,
+    requests: AsyncIterator[tuple[Note, Request]],
+    at_once: int,
+) -> bool:
+    """Send requests, so many at once; tells whether all of them went.
+
+    Args:
+        sender: Sends one.
+        requests: Each with whom to tell what became of its objects.
+        at_once: Requests in flight.
+
+    Raises:
+        Exception: What a request raised, once those in flight have ended and were
+            noted.
+    """
+    queue: asyncio.Queue[tuple[Note, Request] | None] = asyncio.Queue(at_once)
+    trouble: list[Exception] = []
+
+    async def work() -> None:
+        while (one := await queue.get()) is not None:
+            note, request = one
+            if trouble:
+                continue
+            try:
+                await sender.deliver(request, note)
+            except Exception as error:  # noqa: BLE001 (raised again below)
+                trouble.append(error)
+
+    workers = [asyncio.create_task(work()) for _ in range(at_once)]
+    try:
+        async for one in requests:
+            if trouble or sender.stop():
+                break
+            await queue.put(one)
+    finally:
+        for _ in workers:
+            await queue.put(None)
+        await asyncio.gather(*workers)
+    for error in trouble:
+        if not isinstance(error, StoppedError):
+            raise error
+    return not (trouble or sender.stop())
+
+
+def _outcome(item: Item, state: State, found: Verdict, at: int) -> Outcome:
+    if state == "taken":
+        return Outcome(item, state)
+    reason = found.failed.get(at, found.reason)
+    return Outcome(item, state, reason_without_values(reason, item.json))

@@ -1,0 +1,213 @@
+"""``audience preview|sync|retry``: the order of the steps, and what came of a run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from currents_ingest import memory
+from currents_ingest.audiences import gathering, planning
+from currents_ingest.audiences.journal import Journal
+from currents_ingest.audiences.planning import Figures, Plan
+from currents_ingest.audiences.work import (
+    SUMMARIES,
+    Run,
+    at_work,
+    look,
+    objection,
+    room,
+    summary,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import polars as pl
+
+    from currents_ingest.audiences.difference import Difference
+    from currents_ingest.audiences.exports import Delivery
+    from currents_ingest.audiences.gathering import Target
+    from currents_ingest.config import Settings
+
+_SHOWN = 20
+"""Runs that are listed."""
+_SAMPLES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What a sync would do; nothing was changed, and no value is shown."""
+
+    audience: str
+    destination: str
+    delivery: str
+    parts: int
+    rows: int
+    rejected: int
+    reasons: dict[str, int]
+    figures: Figures
+    seconds: float
+    """At the configured rate, at least."""
+    samples: list[dict[str, str]]
+    churny: dict[str, float]
+    warnings: tuple[str, ...]
+    guard: str
+    """Why sync would refuse it; empty: it would not."""
+
+
+def preview(settings: Settings, target: Target, plan: Path | None = None) -> Preview:
+    """Say what a sync would send; with *plan*, keep it in a new file.
+
+    Raises:
+        ExportError: The export cannot be read.
+        MappingError: Its columns do not fit.
+    """
+    memory.return_what_is_freed()
+    store, where = look(settings, target)
+    journal = Journal.open(store)
+    found = gathering.gather(target, _delivery(target), room(settings))
+    snapshot = journal.snapshot(room(settings))
+    refused = objection(target, found, journal)
+    figures = Figures()
+    shown: list[dict[str, str]] = []
+    frames = _counted(
+        planning.differences(snapshot, found, target.audience), figures, settings, shown
+    )
+    if plan:
+        kept = Plan(
+            audience=target.name,
+            destination=where,
+            digest=planning.digest(target.audience),
+            head=journal.head,
+            delivery=found.delivery.id,
+            accepted=found.rows.rows,
+            guard=refused,
+        )
+        planning.write_plan(plan, kept, frames)
+    else:
+        for _ in frames:
+            pass
+    snapshot.close()
+    found.close()
+    return Preview(
+        audience=target.name,
+        destination=where,
+        delivery=found.delivery.id,
+        parts=len(found.delivery.parts),
+        rows=found.read,
+        rejected=found.rejected,
+        reasons=found.reasons(),
+        figures=figures,
+        seconds=planning.seconds_at_limit(figures, settings.braze),
+        samples=shown,
+        churny=figures.churny(),
+        warnings=found.layout.warnings if found.layout else (),
+        guard=refused,
+    )
+
+
+def sync(  # noqa: PLR0913 (four of them are options)
+    settings: Settings,
+    target: Target,
+    key: str,
+    *,
+    force: bool = False,
+    plan: Path | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Run:
+    """Send the difference, and write down what Braze acknowledged.
+
+    Args:
+        settings: Where everything is.
+        target: Whose export.
+        key: Braze's REST API key.
+        force: Send what looks wrong as a whole, too, and what was sent already.
+        plan: What ``preview`` kept: exactly that is sent, or nothing.
+        stop: Asked before every request.
+
+    Raises:
+        GuardError: The export looks wrong as a whole, or the plan is not up to date.
+        BrazeRefusedError: Braze takes nothing until a person acts.
+        BrazeDownError: Braze did not answer for too long.
+        LeaseHeldError: Another run of this audience is at work.
+        LedgerConflictError: Another run of this audience was first.
+    """
+    memory.return_what_is_freed()
+    with at_work(settings, target) as work:
+        if plan:
+            return work.by_plan(plan, key, stop, force=force)
+        delivery = _delivery(target)
+        seen = work.journal.last
+        digest = planning.digest(target.audience)
+        if seen.get("sent") == [delivery.id, digest] and not force:
+            return work.nothing_new(delivery.id)
+        found = gathering.gather(target, delivery, room(settings))
+        return work.by_export(found, key, stop, force=force)
+
+
+def retry(  # noqa: PLR0913 (two of them are options)
+    settings: Settings,
+    target: Target,
+    run: str,
+    key: str,
+    *,
+    unknown: str = "",
+    stop: Callable[[], bool] = lambda: False,
+) -> Run:
+    """Send once more what a run could not.
+
+    Args:
+        settings: Where everything is.
+        target: Whose run.
+        run: Its name, as ``status`` shows it.
+        key: Braze's REST API key.
+        unknown: What to do with objects of which nobody knows whether they arrived:
+            ``send`` them again, ``keep`` them as sent, or leave them.
+        stop: Asked before every request.
+
+    Raises:
+        GuardError: There is no such run, or a later one tried the same people again.
+    """
+    memory.return_what_is_freed()
+    with at_work(settings, target) as work:
+        return work.again(run, key, stop, unknown)
+
+
+def runs(settings: Settings, target: Target, run: str = "") -> list[Run]:
+    """Return the last runs of an audience, the newest first, or one by its name."""
+    store, _ = look(settings, target)
+    listed = [one.key for page in store.listing(SUMMARIES) for one in page]
+    chosen = [one for one in listed if not run or one == summary(run)]
+    bodies = store.gather(sorted(chosen, reverse=True)[:_SHOWN])
+    return [Run(**json.loads(one)) for one in bodies]
+
+
+def undecided(settings: Settings, target: Target) -> dict[str, int]:
+    """Return how many objects of which run nobody knows the outcome of."""
+    store, _ = look(settings, target)
+    found: dict[str, int] = {}
+    for step in Journal.open(store).undecided.values():
+        found[step.run] = found.get(step.run, 0) + step.rows
+    return found
+
+
+def _counted(
+    found: Iterator[Difference],
+    figures: Figures,
+    settings: Settings,
+    shown: list[dict[str, str]],
+) -> Iterator[pl.DataFrame]:
+    """Count what goes by; yields the rows to send."""
+    for one in found:
+        figures.add(one, settings.braze)
+        if len(shown) < _SAMPLES:
+            shown += planning.samples(one.send, _SAMPLES - len(shown))
+        if len(one.send):
+            yield one.send
+
+
+def _delivery(target: Target) -> Delivery:
+    return gathering.find(target, datetime.now(UTC))

@@ -1,0 +1,59 @@
+"""Durations and sizes as people write them, and what a section of settings is."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    WithJsonSchema,
+)
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def duration(text: object) -> timedelta:
+    """Read ``90s``, ``5m``, ``48h`` or ``45d``."""
+    if isinstance(text, timedelta):
+        return text
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", str(text))
+    if not match:
+        message = f"{text!r} is no duration; write a number and s, m, h or d, as in 48h"
+        raise ValueError(message)
+    return timedelta(seconds=float(match[1]) * UNITS[match[2]])
+
+
+def size(text: object) -> int:
+    """Read ``256MB`` (10^6) or a plain number of bytes."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", str(text).upper())
+    if not match or match[2] not in _SIZES:
+        message = f"{text!r} is no size; write a number and MB, GB or TB, as in 256MB"
+        raise ValueError(message)
+    return int(float(match[1]) * _SIZES[match[2]])
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(duration),
+    PlainSerializer(lambda value: f"{value // timedelta(microseconds=1) / 1e6:f}s"),
+    WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?[smhd]$"}),
+]
+Size = Annotated[
+    int,
+    BeforeValidator(size),
+    WithJsonSchema(
+        {"type": ["string", "integer"], "pattern": r"^\d+(\.\d+)?[KMGT]?B?$"}
+    ),
+]
+
+
+class Section(BaseModel):
+    """A table of the settings file; unknown names in it are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
