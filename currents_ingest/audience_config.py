@@ -38,7 +38,7 @@ class Braze(Section):
     request_size: Size = Field(
         default=4 * 10**6,
         ge=10**5,
-        le=4 * 2**20,
+        le=4 * 10**6,
         description="Bytes in one request, at most.",
     )
     rate: str = Field(

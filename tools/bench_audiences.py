@@ -100,15 +100,18 @@ def acknowledge(folder: Path, url: str) -> None:
     journal = Journal.open(Store.open(f"{folder}/feeds/_audiences/vip/{where}"))
     memory = settings.limits.memory // 5
     now = datetime.now(UTC)
-    found = gathering.gather(target, gathering.find(target, now), memory)
-    snapshot = journal.snapshot(memory)
-    for number, one in enumerate(
-        planning.differences(snapshot, found, target.audience)
+    delivery = gathering.find(target, now)
+    with (
+        gathering.gathered(target, delivery, memory) as found,
+        journal.snapshot(memory) as snapshot,
     ):
-        rows = one.send.select(ID, *cells_of(one.send))
-        key = journal.write(f"told/{number:010}.parquet", rows)
-        step = Step(at=now, run="bench", kind="told", objects=(key,), rows=len(rows))
-        journal.commit(step)
+        everything = planning.differences(snapshot, found, target.audience)
+        for number, one in enumerate(everything):
+            rows = one.send.select(ID, *cells_of(one.send))
+            key = journal.write(f"told/{number:010}.parquet", rows)
+            count = len(rows)
+            step = Step(at=now, run="bench", kind="told", objects=(key,), rows=count)
+            journal.commit(step)
     journal.fold("bench", now, memory)
 
 
@@ -140,14 +143,17 @@ def part_limit(folder: Path, url: str) -> dict[str, Any]:
     """Send prepared requests as fast as they are taken: the sandbox's limit."""
     settings, target = settings_for(folder, url)
     memory = settings.limits.memory // 5
-    found = gathering.gather(target, gathering.find(target, datetime.now(UTC)), memory)
-    empty = Journal.open(Store.open("memory://nothing")).snapshot(memory)
+    delivery = gathering.find(target, datetime.now(UTC))
     bodies = []
-    for one in planning.differences(empty, found, target.audience):
-        objects = one.send[OBJECT].to_list()
-        for at in range(0, len(objects), 75):
-            inner = ",".join(objects[at : at + 75])
-            bodies.append(f'{{"attributes":[{inner}]}}'.encode())
+    with (
+        gathering.gathered(target, delivery, memory) as found,
+        Journal.open(Store.open("memory://nothing")).snapshot(memory) as empty,
+    ):
+        for one in planning.differences(empty, found, target.audience):
+            objects = one.send[OBJECT].to_list()
+            for at in range(0, len(objects), 75):
+                inner = ",".join(objects[at : at + 75])
+                bodies.append(f'{{"attributes":[{inner}]}}'.encode())
     started = time.perf_counter()
     asyncio.run(_send(url, bodies))
     return {"seconds": time.perf_counter() - started, "objects": found.rows.rows}

@@ -128,7 +128,11 @@ def _renamed(
     constants = {one: audience.columns.get(one, one) for one in audience.constants}
     default = {one: _default(one, schema) for one in schema}
     if audience.kind != "attributes":
-        default |= {one: _OF_EVENTS[one] for one in schema if one in _OF_EVENTS}
+        default |= {
+            one: meant
+            for one, meant in _OF_EVENTS.items()
+            if one in schema and meant not in schema
+        }
     if audience.dedupe:
         default[audience.dedupe] = ""
     names = default | chosen | constants

@@ -7,6 +7,7 @@ objects, and no double quote within a value.
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -18,11 +19,12 @@ from currents_ingest.audiences import gathering
 from currents_ingest.audiences.braze import facts
 from currents_ingest.audiences.cells import NULL
 from currents_ingest.audiences.difference import cells_of, latest
-from currents_ingest.audiences.mapping import PERSON, SEPARATOR
+from currents_ingest.audiences.gathering import gathered
+from currents_ingest.audiences.mapping import ID, PERSON, SEPARATOR
 from currents_ingest.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from currents_ingest.audiences.gathering import Gathered, Target
@@ -70,24 +72,20 @@ def write(
     if target.audience.kind != "attributes" or target.audience.operations:
         told = "audience csv is for attributes that are set, without operations"
         raise SettingsError((told,))
-    found = gathering.gather(
-        target,
-        gathering.find(target, datetime.now(UTC)),
-        settings.limits.memory // 5,
-    )
-    gathering.guard(target, found, None)
-    output = _Files(folder, target.name, most)
-    reasons, left_out, people = found.reasons(), dict[str, int](), 0
-    for rows in _people(found):
-        kept, refused = _kept(rows)
-        for name, count in left_out_of(rows).items():
-            left_out[name] = left_out.get(name, 0) + count
-        for reason, count in refused.items():
-            reasons[reason] = reasons.get(reason, 0) + count
-        output.add(kept.select(_columns(kept, target.audience.identifier)))
-        people += len(kept)
-    found.close()
-    output.close()
+    delivery = gathering.find(target, datetime.now(UTC))
+    room = settings.limits.memory // 5
+    with (
+        gathered(target, delivery, room) as found,
+        closing(_Files(folder, target.name, most)) as output,
+    ):
+        gathering.guard(target, found, None)
+        reasons, left_out, people = found.reasons(), dict[str, int](), 0
+        for rows in _people(found):
+            kept, refused = _kept(rows)
+            _add(left_out, left_out_of(rows))
+            _add(reasons, refused)
+            output.add(kept.select(_columns(kept, target.audience.identifier)))
+            people += len(kept)
     return Written(
         files=tuple(output.names),
         people=people,
@@ -95,6 +93,11 @@ def write(
         reasons=reasons,
         left_out=tuple(f"{name} ({n:,} values)" for name, n in left_out.items() if n),
     )
+
+
+def _add(counts: dict[str, int], more: Mapping[str, int]) -> None:
+    for name, count in more.items():
+        counts[name] = counts.get(name, 0) + count
 
 
 class _Files:
@@ -134,7 +137,7 @@ def _people(found: Gathered) -> Iterator[pl.DataFrame]:
     for span in found.rows.ranges():
         rows = latest(found.rows.between(span))
         if len(rows):
-            yield rows
+            yield rows.sort(ID)
 
 
 def left_out_of(rows: pl.DataFrame) -> dict[str, int]:

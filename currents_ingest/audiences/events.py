@@ -289,7 +289,7 @@ def _commerce(name: pl.Expr, properties: pl.Expr) -> pl.Expr:
     asked = pl.when(low.str.starts_with('"ecommerce')).then(both)
 
     def all_of(series: pl.Series) -> pl.Series:
-        told = [None if one["name"] is None else _lacks(**one) for one in series]
+        told = [None if one is None else _lacks(**one) for one in series]
         return pl.Series(series.name, told, pl.String)
 
     return asked.map_batches(all_of, return_dtype=pl.String, is_elementwise=True)

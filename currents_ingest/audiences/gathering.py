@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from currents_ingest.audiences.tables import ROW, Dialect
 from currents_ingest.errors import GuardError, MappingError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime
 
     from currents_ingest.audience_config import Audience
@@ -61,10 +63,6 @@ class Gathered:
         counts = pl.concat(self.rejects)["reason"].value_counts(sort=True)
         return dict(counts.iter_rows())
 
-    def close(self) -> None:
-        """Give its memory back."""
-        self.rows.close()
-
 
 def find(target: Target, now: datetime) -> Delivery:
     """Find the delivery that is to be sent; raises as exports.find does."""
@@ -72,8 +70,9 @@ def find(target: Target, now: datetime) -> Delivery:
     return exports.find(one.source, settle=one.settle, now=now)
 
 
-def gather(target: Target, delivery: Delivery, memory: int) -> Gathered:
-    """Read a delivery to its end.
+@contextmanager
+def gathered(target: Target, delivery: Delivery, memory: int) -> Iterator[Gathered]:
+    """Read a delivery to its end, and keep its rows for the block.
 
     Args:
         target: Whose it is.
@@ -84,12 +83,22 @@ def gather(target: Target, delivery: Delivery, memory: int) -> Gathered:
         ExportError: It cannot be read.
         MappingError: Its columns do not fit.
     """
+    with closing(Blocks(memory)) as rows:
+        found = Gathered(delivery=delivery, rows=rows)
+        _read(found, target)
+        yield found
+
+
+def _read(found: Gathered, target: Target) -> None:
     audience = target.audience
-    found = Gathered(delivery=delivery, rows=Blocks(memory))
     schema: dict[str, pl.DataType] = {}
-    for chunk in exports.read(
-        delivery, _dialect(audience), max_unpacked=audience.max_unpacked, rows=_CHUNK
-    ):
+    chunks = exports.read(
+        found.delivery,
+        _dialect(audience),
+        max_unpacked=audience.max_unpacked,
+        rows=_CHUNK,
+    )
+    for chunk in chunks:
         if chunk.part not in found.parts:
             found.parts.append(chunk.part)
         told = {name: kind for name, kind in chunk.frame.schema.items() if name != ROW}
@@ -97,7 +106,6 @@ def gather(target: Target, delivery: Delivery, memory: int) -> Gathered:
             _same_columns(target, schema, told)
             found.layout, schema = _layout(target, chunk, told), told
         _take(found, target, chunk)
-    return found
 
 
 def guard(target: Target, gathered: Gathered, last: int | None) -> None:

@@ -9,6 +9,7 @@ of one audience cannot cross.
 from __future__ import annotations
 
 import re
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime  # noqa: TC003 (pydantic reads it)
 from io import BytesIO
@@ -128,16 +129,21 @@ class Journal:
         """Read an object that a step names."""
         return pl.read_parquet(BytesIO(self.store.get(key)))
 
-    def snapshot(self, memory: int) -> Snapshot:
-        """Return what is known of people now."""
-        since = Blocks(memory)
-        for step in self.told:
-            for key in step.objects:
-                frame = self.read(key)
-                kept = [one for one in frame.columns if _is_state(one)]
-                at = pl.lit(step.number, pl.Int64).alias(AT)
-                since.add(frame.select(*kept, at))
-        return Snapshot(self, since)
+    @contextmanager
+    def snapshot(self, memory: int) -> Iterator[Snapshot]:
+        """Give what is known of people now, for the block.
+
+        Args:
+            memory: Bytes of compressed rows to hold before a file takes them.
+        """
+        with closing(Blocks(memory)) as since:
+            for step in self.told:
+                for key in step.objects:
+                    frame = self.read(key)
+                    kept = [one for one in frame.columns if _is_state(one)]
+                    at = pl.lit(step.number, pl.Int64).alias(AT)
+                    since.add(frame.select(*kept, at))
+            yield Snapshot(self, since)
 
     @property
     def worth_folding(self) -> bool:
@@ -152,15 +158,13 @@ class Journal:
 
         Intents that are not settled stay as steps do, for they are named by number.
         """
-        snapshot = self.snapshot(memory)
         old = [*self.parts, *(key for one in self.told for key in one.objects)]
         keys, rows, numbers = [], 0, count()
-        for frame in snapshot.frames():
-            if len(frame):
+        with self.snapshot(memory) as snapshot:
+            for frame in snapshot.frames():
                 name = f"snapshot/{self.head + 1:010}-{next(numbers):05}.parquet"
                 keys.append(self.write(name, frame))
                 rows += len(frame)
-        snapshot.close()
         kept = {key for one in self.undecided.values() for key in one.objects}
         about = {
             "retired": [one for one in old if one not in kept],
@@ -208,7 +212,7 @@ class Snapshot:
     def frames(self) -> Iterator[pl.DataFrame]:
         """Yield all of it, range by range."""
         for _, frame in self.beside(Blocks(0)):
-            if frame is not None:
+            if frame is not None and len(frame):
                 yield frame
 
     def beside(self, rows: Blocks) -> Iterator[tuple[Range, pl.DataFrame | None]]:
@@ -232,10 +236,6 @@ class Snapshot:
             span = (after, end)
             yield span, self._merged(None, span)
             after = end
-
-    def close(self) -> None:
-        """Give its memory back."""
-        self.since.close()
 
     def _merged(self, base: pl.DataFrame | None, span: Range) -> pl.DataFrame | None:
         return merged(base, self.since.between(span))

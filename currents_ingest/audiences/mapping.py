@@ -224,11 +224,10 @@ def wanted(column: Column) -> str:
 
 
 def _reader(column: Column, region: str) -> Callable[[pl.Expr], pl.Expr]:
-    if column.operation == "inc":
-        return lambda text: pl.format('{"inc":{}}', cells.integer(text))
     if column.operation:
-        head = f'{{"{column.operation}":'
-        return lambda text: pl.concat_str(pl.lit(head), cells.items(text), pl.lit("}"))
+        read = cells.integer if column.operation == "inc" else cells.items
+        head = pl.lit(f'{{"{column.operation}":')
+        return lambda text: pl.concat_str(head, read(text), pl.lit("}"))
     if column.kind == "phone":
         return partial(cells.phone, region=region)
     if column.kind == "text":

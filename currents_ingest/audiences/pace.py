@@ -32,7 +32,7 @@ class Pace:
         """Return the seconds until a request may go; 0: it goes now, and is counted."""
         if now < self._held:
             return self._held - now
-        while self._gone and self._gone[0] <= now - self.seconds:
+        while self._gone and self._gone[0] + self.seconds <= now:
             self._gone.popleft()
         if len(self._gone) < self.requests:
             self._gone.append(now)

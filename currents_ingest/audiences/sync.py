@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from currents_ingest import memory
 from currents_ingest.audiences import gathering, planning
+from currents_ingest.audiences.gathering import gathered
 from currents_ingest.audiences.journal import Journal
 from currents_ingest.audiences.planning import Figures, Plan
 from currents_ingest.audiences.work import (
@@ -68,30 +70,27 @@ def preview(settings: Settings, target: Target, plan: Path | None = None) -> Pre
     memory.return_what_is_freed()
     store, where = look(settings, target)
     journal = Journal.open(store)
-    found = gathering.gather(target, _delivery(target), room(settings))
-    snapshot = journal.snapshot(room(settings))
-    refused = objection(target, found, journal)
-    figures = Figures()
-    shown: list[dict[str, str]] = []
-    frames = _counted(
-        planning.differences(snapshot, found, target.audience), figures, settings, shown
-    )
-    if plan:
-        kept = Plan(
-            audience=target.name,
-            destination=where,
-            digest=planning.digest(target.audience),
-            head=journal.head,
-            delivery=found.delivery.id,
-            accepted=found.rows.rows,
-            guard=refused,
-        )
-        planning.write_plan(plan, kept, frames)
-    else:
-        for _ in frames:
-            pass
-    snapshot.close()
-    found.close()
+    figures, shown = Figures(), list[dict[str, str]]()
+    with (
+        gathered(target, _delivery(target), room(settings)) as found,
+        journal.snapshot(room(settings)) as snapshot,
+    ):
+        refused = objection(target, found, journal)
+        differences = planning.differences(snapshot, found, target.audience)
+        frames = _counted(differences, figures, settings, shown)
+        if plan:
+            kept = Plan(
+                audience=target.name,
+                destination=where,
+                digest=planning.digest(target.audience),
+                head=journal.head,
+                delivery=found.delivery.id,
+                accepted=found.rows.rows,
+                guard=refused,
+            )
+            planning.write_plan(plan, kept, frames)
+        else:
+            deque(frames, maxlen=0)
     return Preview(
         audience=target.name,
         destination=where,
@@ -144,8 +143,8 @@ def sync(  # noqa: PLR0913 (four of them are options)
         digest = planning.digest(target.audience)
         if seen.get("sent") == [delivery.id, digest] and not force:
             return work.nothing_new(delivery.id)
-        found = gathering.gather(target, delivery, room(settings))
-        return work.by_export(found, key, stop, force=force)
+        with gathered(target, delivery, room(settings)) as found:
+            return work.by_export(found, key, stop, force=force)
 
 
 def retry(  # noqa: PLR0913 (two of them are options)

@@ -100,17 +100,10 @@ class Work:
             self.run.state, self.run.cause = "failed", refused
             self._summarise()
             gathering.guard(self.target, found, self.journal.last.get("accepted"))
-        snapshot = self.journal.snapshot(room(self.settings))
-        frames = (
-            one.send
-            for one in planning.differences(snapshot, found, self.target.audience)
-            if len(one.send)
-        )
-        try:
+        with self.journal.snapshot(room(self.settings)) as snapshot:
+            differences = planning.differences(snapshot, found, self.target.audience)
+            frames = (one.send for one in differences if len(one.send))
             self._tell(frames, key, stop, found.rows.rows)
-        finally:
-            snapshot.close()
-            found.close()
         return self.run
 
     def by_plan(
@@ -241,9 +234,8 @@ class Work:
         rows = [one.drop(STATE, REASON) for one in found if len(one)]
         if self.target.audience.kind == "attributes" or not rows:
             return rows
-        snapshot = self.journal.snapshot(room(self.settings))
-        sent = [one.select(ID) for one in snapshot.frames()]
-        snapshot.close()
+        with self.journal.snapshot(room(self.settings)) as snapshot:
+            sent = [one.select(ID) for one in snapshot.frames()]
         if not sent:
             return rows
         return [one.join(pl.concat(sent), on=ID, how="anti") for one in rows]
