@@ -64,7 +64,7 @@ app.add_typer(schemas.app, name="schemas")
 app.add_typer(feeds.app, name="feeds")
 app.add_typer(audience.app, name="audience")
 app.command()(validate.validate)
-app.command()(sandbox.sandbox)
+app.command(context_settings=sandbox.AS_GIVEN)(sandbox.sandbox)
 
 
 def main() -> NoReturn:

@@ -1,4 +1,4 @@
-"""The main job on made-up data: simulate, poll twice, verify, show."""
+"""The whole loop on made-up data: simulate, poll twice, verify, and send an audience."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from rich.table import Table
 
 from currents_ingest import config
 from currents_ingest.api import poll
+from currents_ingest.audiences.gathering import Target
+from currents_ingest.audiences.sync import sync
+from currents_ingest.sandbox.beside import read_back, sandbox
 from currents_ingest.simulate import Simulation, simulate
 from currents_ingest.status import status
 from currents_ingest.verify import verify
@@ -48,12 +51,55 @@ def demo(out: Console, folder: Path | None) -> bool:
     for difference in found.differences:
         out.print(f"   [red]{difference.about}: {difference.what}[/]")
     _show(out, settings)
+    back = _audience(out, where)
     out.print(f"\n   source  {where / 'currents'}")
     out.print(f"   feeds   {where / 'feeds'}")
     out.print(f"   ledger  {where / 'feeds' / '_ledger'}")
-    return (
-        not found.differences and not second.files and first.rows_out == made.distinct
+    whole = not second.files and first.rows_out == made.distinct
+    return back and whole and not found.differences
+
+
+def _audience(out: Console, where: Path) -> bool:
+    """Send an audience to the sandbox, twice; tells whether it has it exactly."""
+    export = where / "export.csv"
+    with sandbox() as url:
+        settings = config.read_audiences(
+            feeds={"url": str(where / "feeds")},
+            braze={"url": url},
+            audiences={
+                "vip": {
+                    "source": str(export),
+                    "settle": "0s",
+                    "membership": "in_vip",
+                    "mode": "mirror",
+                }
+            },
+        )
+        target = Target("vip", settings.audiences["vip"])
+        runs = []
+        for people in (_people(range(2000), 0), _people(range(20, 2000), 20)):
+            export.write_text(people, "utf-8")
+            runs.append(sync(settings, target, "made-up key"))
+        profiles = read_back(url)
+    first, second = runs
+    out.print(
+        "\n6. An export of Amperity's with 2,000 people goes to the sandbox, which"
     )
+    out.print(f"   answers as Braze does: {first.taken:,} objects in {first.requests}")
+    out.print("   requests. In the next one 20 people have left, 20 have changed:")
+    out.print(f"   {second.taken} objects in {second.requests} requests.")
+    members = sum(one["custom_attributes"]["in_vip"] for one in profiles)
+    out.print(f"   Read back: {len(profiles):,} profiles, {members:,} in the audience.")
+    return members == len(profiles) - 20 and second.taken == 40
+
+
+def _people(numbers: range, changed: int) -> str:
+    """Return an export; the first *changed* people have other points."""
+    lines = ["external_id,given_name,Loyalty Points"]
+    for at, number in enumerate(numbers):
+        points = number + (1000 if at < changed else 0)
+        lines.append(f"customer-{number:04},Name {number},{points}")
+    return "\n".join(lines) + "\n"
 
 
 def _show(out: Console, settings: config.Settings) -> None:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
+from fsspec import get_filesystem_class  # type: ignore[import-untyped]
 from fsspec.core import has_magic, url_to_fs  # type: ignore[import-untyped]
 
 from currents_ingest.audiences.completeness import markers_of, refuse_incomplete
@@ -26,7 +27,7 @@ from currents_ingest.errors import ExportError, ExportNotReadyError
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
-    from fsspec import AbstractFileSystem  # type: ignore[import-untyped]
+    from fsspec import AbstractFileSystem
 
     from currents_ingest.audiences.unpacking import Member
 
@@ -120,6 +121,7 @@ def _members(
 
 
 def _relative(part: Part, delivery: Delivery) -> str:
+    """Name a part; all of a delivery lie in one folder, unless it was put together."""
     folders = {one.key.rpartition("/")[0] for one in delivery.parts}
     folder = folders.pop() if len(folders) == 1 else ""
     return part.key.removeprefix(folder + "/")
@@ -128,20 +130,38 @@ def _relative(part: Part, delivery: Delivery) -> str:
 @contextmanager
 def _opened(url: str) -> Iterator[tuple[AbstractFileSystem, str]]:
     """Give the file system and the path in it; closes what it connected."""
-    said = urlsplit(url) if "://" in url else urlsplit("")
-    login: dict[str, str] = {}
-    if said.scheme in {"sftp", "ssh", "ftp"} and said.username:
-        url = shown(url)
-        login["username"] = unquote(said.username)
-        if said.password:
-            login["password"] = unquote(said.password)
+    is_sftp = url.startswith(("sftp://", "ssh://"))
     with told(shown(url)):
-        files, path = url_to_fs(url, skip_instance_cache=True, **login)
+        files, path = (
+            _sftp(url) if is_sftp else url_to_fs(url, skip_instance_cache=True)
+        )
     try:
         yield files, path
     finally:
-        if close := getattr(getattr(files, "client", None), "close", None):
-            close()  # an SSH connection; other backends hold none of their own
+        if is_sftp:
+            files.client.close()
+
+
+def _sftp(url: str) -> tuple[AbstractFileSystem, str]:
+    """Connect as fsspec does, but leave nothing open where the login is refused.
+
+    User and password may be percent-encoded.
+    """
+    kind = get_filesystem_class("sftp")
+
+    class Closing(kind):  # type: ignore[misc, valid-type]
+        def _connect(self) -> None:
+            try:
+                super()._connect()
+            except BaseException:
+                self.client.close()
+                raise
+
+    said = urlsplit(url)
+    login = {"username": said.username, "password": said.password}
+    given = {name: unquote(value) for name, value in login.items() if value}
+    host, port = said.hostname or "", said.port or 22
+    return Closing(host, port=port, skip_instance_cache=True, **given), said.path
 
 
 def _parts(files: AbstractFileSystem, path: str, where: str) -> tuple[list[Part], str]:

@@ -49,7 +49,7 @@ def _options(given: argparse.Namespace) -> SandboxOptions:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m currents_ingest.sandbox",
+        prog="currents-ingest sandbox",
         description="A local server that answers as Braze's REST API does.",
     )
     add = parser.add_argument
