@@ -1,4 +1,4 @@
-"""The whole loop on made-up data: simulate, poll twice, verify, and send an audience."""
+"""The whole loop on made-up data: simulate, poll twice, verify, send an audience."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ def _audience(out: Console, where: Path) -> bool:
         profiles = read_back(url)
     first, second = runs
     out.print(
-        "\n6. An export of Amperity's with 2,000 people goes to the sandbox, which"
+        "\n6. An export of Amperity's goes to a sandbox that answers as Braze does:"
     )
-    out.print(f"   answers as Braze does: {first.taken:,} objects in {first.requests}")
-    out.print("   requests. In the next one 20 people have left, 20 have changed:")
-    out.print(f"   {second.taken} objects in {second.requests} requests.")
+    out.print(f"   {first.taken:,} people in {first.requests} requests. In the next")
+    out.print("   export 20 people have left and 20 have changed:")
+    out.print(f"   {second.taken} people in {second.requests} request.")
     members = sum(one["custom_attributes"]["in_vip"] for one in profiles)
     out.print(f"   Read back: {len(profiles):,} profiles, {members:,} in the audience.")
     return members == len(profiles) - 20 and second.taken == 40
