@@ -109,7 +109,6 @@ def _renamed(
     named = {
         "columns": audience.columns.keys() - audience.constants.keys(),
         "types": audience.types,
-        "operations": audience.operations,
         "remove_when_empty": audience.remove_when_empty,
     }
     problems = [
@@ -120,6 +119,11 @@ def _renamed(
     ]
     if audience.dedupe and audience.dedupe not in schema:
         problems.append(f"dedupe: the file has no column {audience.dedupe!r}")
+    problems += [
+        f"operations: the file has no column {source!r} (of exactly this name)"
+        for source in audience.operations
+        if source not in schema
+    ]
     problems += [
         f"constants: the file has a column {source!r} of its own"
         for source in audience.constants

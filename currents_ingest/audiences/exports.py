@@ -17,10 +17,11 @@ from fsspec import get_filesystem_class  # type: ignore[import-untyped]
 from fsspec.core import has_magic, url_to_fs  # type: ignore[import-untyped]
 
 from currents_ingest.audiences.completeness import markers_of, refuse_incomplete
+from currents_ingest.audiences.decoder import Decoder
 from currents_ingest.audiences.deliveries import Delivery, Part, newest_write
 from currents_ingest.audiences.remote import RemoteFile, shown, told
 from currents_ingest.audiences.shapes import ROW, BadRow, Chunk, Dialect
-from currents_ingest.audiences.tables import chunks, json_schema
+from currents_ingest.audiences.tables import Reading, chunks, json_schema
 from currents_ingest.audiences.unpacking import Budget, members
 from currents_ingest.errors import ExportError, ExportNotReadyError
 
@@ -102,8 +103,12 @@ def read(
     with _opened(delivery.address or delivery.url) as (files, _):
         with closing(_members(files, delivery, Budget(max_unpacked))) as first:
             schema = json_schema(first, dialect)
-        for member in _members(files, delivery, Budget(max_unpacked)):
-            yield from chunks(member, dialect, rows, schema)
+        with closing(Decoder()) as decoder:
+            reading = Reading(
+                dialect=dialect, rows=rows, schema=schema, decoder=decoder
+            )
+            for member in _members(files, delivery, Budget(max_unpacked)):
+                yield from chunks(member, reading)
 
 
 def _members(

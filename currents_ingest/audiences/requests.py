@@ -99,12 +99,11 @@ class Verdict:
 def with_objects(send: pl.DataFrame, audience: Audience) -> pl.DataFrame:
     """Add the object of each person to what is to be sent."""
     cells = [one for one in send.columns if one not in RESERVED]
-    counted = {one for one, what in audience.operations.items() if what == "inc"}
-    names = {audience.columns.get(one, one) for one in counted}
+    counted = changing(audience, "inc")
     pairs = [
         pl.concat_str(
             pl.lit(orjson.dumps(one).decode() + ":"),
-            pl.col(one).str.head(-_MARK) if one in names else pl.col(one),
+            pl.col(one).str.head(-_MARK) if one in counted else pl.col(one),
         )
         for one in cells
     ]
@@ -129,20 +128,26 @@ def with_objects(send: pl.DataFrame, audience: Audience) -> pl.DataFrame:
 
 def marked(rows: pl.DataFrame, audience: Audience, delivery: str) -> pl.DataFrame:
     """Note at increments which delivery they came with: each counts once."""
-    counted = {one for one, what in audience.operations.items() if what == "inc"}
-    names = {audience.columns.get(one, one) for one in counted}
     return rows.with_columns(
-        (pl.col(one) + f"@{delivery}") for one in sorted(names) if one in rows.columns
+        (pl.col(one) + f"@{delivery}")
+        for one in changing(audience, "inc")
+        if one in rows.columns
+    )
+
+
+def changing(audience: Audience, *operations: str) -> list[str]:
+    """Return the attributes that certain operations change, sorted."""
+    names = {source.lower(): name for source, name in audience.columns.items()}
+    return sorted(
+        names.get(source.lower(), source)
+        for source, what in audience.operations.items()
+        if what in operations
     )
 
 
 def unsafe(audience: Audience) -> list[str]:
     """Return the attributes whose update must not arrive twice."""
-    return [
-        audience.columns.get(one, one)
-        for one, what in audience.operations.items()
-        if what in {"inc", "add"}
-    ]
+    return changing(audience, "inc", "add")
 
 
 def items(rows: pl.DataFrame) -> Iterator[Item]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 import polars as pl
@@ -15,10 +16,11 @@ from currents_ingest.errors import ExportError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from currents_ingest.audiences.decoder import Decoder
     from currents_ingest.audiences.kinds import Kind
     from currents_ingest.audiences.unpacking import Member
 
-__all__ = ["ROW", "BadRow", "Chunk", "Dialect", "chunks", "json_schema"]
+__all__ = ["ROW", "BadRow", "Chunk", "Dialect", "Reading", "chunks", "json_schema"]
 
 T = TypeVar("T")
 
@@ -34,27 +36,33 @@ _JSON = {b"{", b'{"', b"{}", b"[", b"[{", b"[]"}
 """What a JSON object, or an array of them, begins with."""
 
 
-def chunks(
-    member: Member, dialect: Dialect, rows: int, schema: Mapping[str, Kind]
-) -> Iterator[Chunk]:
-    """Yield a member's rows, at most *rows* in a chunk.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What is the same for all members of one delivery."""
 
-    Args:
-        member: Not yet read.
-        dialect: What is known of it.
-        rows: Positive.
-        schema: What ``json_schema`` found; of use for JSON alone.
+    dialect: Dialect
+    rows: int
+    """The most in one chunk."""
+    schema: Mapping[str, Kind] = field(repr=False)
+    """What ``json_schema`` found; of use for JSON alone."""
+    decoder: Decoder = field(repr=False)
+    """Of use for Parquet alone."""
+
+
+def chunks(member: Member, reading: Reading) -> Iterator[Chunk]:
+    """Yield the rows of a member that was not read yet.
 
     Raises:
         ExportError: It is damaged, or not of the format that it should be.
     """
+    dialect, rows = reading.dialect, reading.rows
     found = _format(member, dialect)
     if found == "parquet":
-        yield from _parquet(member, rows)
+        yield from _parquet(member, reading)
         return
     blocks = _ahead(utf8(member.source, dialect.encoding, member.name))
     if found == "json":
-        yield from _json(member.name, blocks, schema, rows)
+        yield from _json(member.name, blocks, reading.schema, rows)
         return
     for frame, bad in delimited.tables(blocks, dialect, member.name):
         yield from _sliced(Chunk(part=member.name, frame=frame, bad=bad), rows)
@@ -104,7 +112,7 @@ def _json(
         yield from _sliced(chunk, rows)
 
 
-def _parquet(member: Member, rows: int) -> Iterator[Chunk]:
+def _parquet(member: Member, reading: Reading) -> Iterator[Chunk]:
     raw = member.source.read(_LARGEST_PARQUET + 1)
     if len(raw) > _LARGEST_PARQUET:
         raise ExportError(
@@ -113,7 +121,7 @@ def _parquet(member: Member, rows: int) -> Iterator[Chunk]:
             "in smaller parts",
         )
     at = 1
-    for frame in _guarded(_parquet_frames(raw, rows), member.name):
+    for frame in reading.decoder.frames(raw, reading.rows, member.name):
         if ROW in frame.columns:
             raise ExportError(
                 member.name, f"has a column {ROW}, a name that is taken; rename it"
@@ -121,25 +129,9 @@ def _parquet(member: Member, rows: int) -> Iterator[Chunk]:
         member.spend(frame.height * frame.width)
         numbers = pl.int_range(at, at + pl.len(), dtype=pl.UInt32).alias(ROW)
         numbered = frame.select(numbers, pl.all())
-        yield from _sliced(Chunk(part=member.name, frame=numbered, typed=True), rows)
+        chunk = Chunk(part=member.name, frame=numbered, typed=True)
+        yield from _sliced(chunk, reading.rows)
         at += frame.height
-
-
-def _parquet_frames(raw: bytes, rows: int) -> Iterator[pl.DataFrame]:
-    """Decode row groups one after the other; an empty file gives its columns."""
-    lazy = pl.scan_parquet(raw)
-    yield pl.DataFrame(schema=lazy.collect_schema())
-    yield from lazy.collect_batches(chunk_size=rows, maintain_order=True)
-
-
-def _guarded(frames: Iterator[pl.DataFrame], name: str) -> Iterator[pl.DataFrame]:
-    """Turn what Polars throws at foreign bytes into one of our errors."""
-    try:
-        yield from frames
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise ExportError(
-            name, "is damaged, so its Parquet cannot be read; export it again"
-        ) from error
 
 
 def _sliced(chunk: Chunk, rows: int) -> Iterator[Chunk]:

@@ -22,12 +22,18 @@ from currents_ingest.audiences.difference import cells_of
 from currents_ingest.audiences.journal import Step
 from currents_ingest.audiences.mapping import GONE, ID, PERSON, REASON, STATE
 from currents_ingest.audiences.pace import Pace
-from currents_ingest.audiences.requests import Item, grouped, items, unsafe
+from currents_ingest.audiences.requests import (
+    Item,
+    grouped,
+    items,
+    unsafe,
+    with_objects,
+)
 from currents_ingest.audiences.sending import Outcome, Sender, Tally, send_all
 from currents_ingest.errors import CurrentsError, LedgerConflictError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from currents_ingest.audience_config import Audience, Braze
     from currents_ingest.audiences.journal import Journal
@@ -100,22 +106,31 @@ class Teller:
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _lists: int = 0
 
-    def tell(self, frames: Iterator[pl.DataFrame], base: str, key: str) -> None:
+    def tell(
+        self,
+        frames: Iterator[pl.DataFrame],
+        base: str,
+        key: str,
+        again: Sequence[Step] = (),
+    ) -> None:
         """Send rows with their objects; returns when all is written down.
 
         Args:
             frames: Rows, range by range.
             base: REST endpoint.
             key: REST API key.
+            again: Intents whose rows a person wants sent once more.
 
         Raises:
             BrazeRefusedError: Nothing more can be sent until a person acts.
             BrazeDownError: Braze did not answer for too long.
             LedgerConflictError: Another run of this audience took over.
         """
-        asyncio.run(self._tell(frames, base, key))
+        asyncio.run(self._tell(self._requests(frames, again), base, key))
 
-    async def _tell(self, frames: Iterator[pl.DataFrame], base: str, key: str) -> None:
+    async def _tell(
+        self, requests: AsyncIterator[tuple[Note, Request]], base: str, key: str
+    ) -> None:
         async with connected(
             base,
             "/users/track/bulk" if self.braze.bulk else "/users/track",
@@ -131,9 +146,7 @@ class Teller:
                 tally=self.tally,
             )
             try:
-                all_went = await send_all(
-                    sender, self._requests(frames), self.braze.concurrency
-                )
+                all_went = await send_all(sender, requests, self.braze.concurrency)
             except LedgerConflictError:
                 raise  # it is no longer ours to write down
             except CurrentsError:
@@ -143,8 +156,12 @@ class Teller:
             self.told.stopped = not all_went
 
     async def _requests(
-        self, frames: Iterator[pl.DataFrame]
+        self, frames: Iterator[pl.DataFrame], again: Sequence[Step]
     ) -> AsyncIterator[tuple[Note, Request]]:
+        for step in again:
+            rows = pl.concat(map(self.journal.read, step.objects))
+            for one in self._of(await self._announced(rows, settles=step.number)):
+                yield one
         coming = asyncio.create_task(asyncio.to_thread(next, frames, None))
         while (frame := await coming) is not None:
             coming = asyncio.create_task(asyncio.to_thread(next, frames, None))
@@ -178,14 +195,27 @@ class Teller:
         note = partial(self._note, batch)
         return ((note, one) for one in found)
 
-    async def _announced(self, rows: pl.DataFrame) -> _Batch:
-        """Write down what is about to be sent."""
+    async def _announced(
+        self, rows: pl.DataFrame, *, settles: int | None = None
+    ) -> _Batch:
+        """Write down what is about to be sent, in place of what was before."""
+        before = () if settles is None else (settles,)
         async with self._writing:
-            step = await asyncio.to_thread(self._announce, rows)
+            step = await asyncio.to_thread(
+                self._step, "intent", self._only_once(rows), settles=before
+            )
         return _Batch(rows, intent=step.number)
 
-    def _announce(self, rows: pl.DataFrame) -> Step:
-        return self._step("intent", rows, settles=())
+    def _only_once(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return rows with those cells and objects alone that must not arrive twice.
+
+        What else a person's object holds is safe: if nobody knows what became of it,
+        the next run sends it again.
+        """
+        if self.audience.kind != "attributes":
+            return rows
+        safe = [one for one in cells_of(rows) if one not in unsafe(self.audience)]
+        return with_objects(rows.drop(safe), self.audience)
 
     async def _note(self, batch: _Batch, outcomes: list[Outcome]) -> None:
         batch.outcomes += outcomes
@@ -244,7 +274,7 @@ class Teller:
         if unknown := [one.these("unknown") for one in batches]:
             lost = pl.concat(unknown, how="diagonal")
             if len(lost):
-                self._step("intent", lost, settles=settles)
+                self._step("intent", self._only_once(lost), settles=settles)
                 settles = ()
         told = pl.concat(news, how="diagonal") if news else None
         if told is not None or settles:
@@ -298,19 +328,23 @@ def _cut(rows: pl.DataFrame, size: int) -> Iterator[pl.DataFrame]:
 def _news(batch: _Batch, audience: Audience) -> pl.DataFrame:
     """Return what the snapshot has to know of a batch.
 
-    Of safe rows what was taken; of announced ones what was not, after all.
+    Of what was taken all cells; of what was announced and not taken that it was not.
     """
+    taken = batch.these("taken")
     if batch.intent is None:
-        taken = batch.these("taken")
         return taken.select(ID, *cells_of(taken))
     back = pl.concat([batch.these("failed"), batch.these("unsent")])
     if audience.kind != "attributes":
         return back.select(ID, pl.lit(value=True).alias(GONE))
+    once = unsafe(audience)
+    cells = cells_of(back)
     void = [
         pl.when(pl.col(one).is_not_null()).then(pl.lit("")).alias(one)
-        for one in cells_of(back)
+        for one in cells
+        if one in once
     ]
-    return back.select(ID, *void)
+    safe = [one for one in cells if one not in once]
+    return pl.concat([taken.select(ID, *safe), back.select(ID, *void)], how="diagonal")
 
 
 def _left(batch: _Batch) -> pl.DataFrame:

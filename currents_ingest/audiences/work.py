@@ -28,7 +28,7 @@ from currents_ingest.errors import CurrentsError, GuardError, SettingsError
 from currents_ingest.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from currents_ingest.audiences.gathering import Gathered, Target
@@ -71,7 +71,7 @@ class Run:
     """Why it failed."""
 
     @property
-    def needs_alook(self) -> bool:
+    def needs_a_look(self) -> bool:
         """Tell whether something was not taken."""
         return bool(self.failed or self.unknown or self.rejected)
 
@@ -129,11 +129,12 @@ class Work:
             told = "A sync sends whatever Braze has not acknowledged."
             reason = f"a later run tried the people of {name} again"
             raise GuardError(self.target.name, reason, told)
-        frames = self._failed(name)
-        if unknown:
-            frames += self._unknown(name, unknown)
+        steps = [one for one in self.journal.undecided.values() if one.run == name]
+        if steps and unknown == "keep":
+            self._settle(steps)
         self.run.delivery = name
-        self._tell(iter(frames), key, stop, None)
+        again = steps if unknown == "send" else []
+        self._tell(iter(self._failed(name)), key, stop, None, again)
         return self.run
 
     def nothing_new(self, delivery: str) -> Run:
@@ -147,6 +148,7 @@ class Work:
         key: str,
         stop: Callable[[], bool],
         accepted: int | None,
+        again: Sequence[Step] = (),
     ) -> None:
         """Send rows; whatever happens, the run's summary says what came of it."""
         self._step("begin", {"delivery": self.run.delivery})
@@ -159,7 +161,7 @@ class Work:
             stop=stop,
         )
         try:
-            teller.tell(self._seen(frames), rest_url(self.settings.braze), key)
+            teller.tell(self._seen(frames), rest_url(self.settings.braze), key, again)
             self.run.state = "stopped" if teller.told.stopped else "done"
         except CurrentsError as error:
             self.run.state, self.run.cause = "failed", error.told()
@@ -240,20 +242,15 @@ class Work:
             return rows
         return [one.join(pl.concat(sent), on=ID, how="anti") for one in rows]
 
-    def _unknown(self, name: str, what: str) -> list[pl.DataFrame]:
-        """Settle what is unknown of a run; returns what shall be sent again."""
-        steps = [one for one in self.journal.undecided.values() if one.run == name]
-        frames = [self.journal.read(key) for one in steps for key in one.objects]
-        if steps:
-            step = Step(
-                at=datetime.now(UTC),
-                run=self.token,
-                kind="told",
-                settles=tuple(one.number for one in steps),
-                about={"unknown": what},
-            )
-            self.journal.commit(step)
-        return frames if what == "send" else []
+    def _settle(self, steps: Sequence[Step]) -> None:
+        """Take it that what nobody knows of has arrived."""
+        step = Step(
+            at=datetime.now(UTC),
+            run=self.token,
+            kind="told",
+            settles=tuple(one.number for one in steps),
+        )
+        self.journal.commit(step)
 
 
 def objection(target: Target, found: Gathered, journal: Journal) -> str:
@@ -270,7 +267,8 @@ def at_work(settings: Settings, target: Target) -> Iterator[Work]:
     """Open an audience's ledger for a run; one at a time."""
     where = destination(settings, target)
     store = Store.open(_url(settings, target))
-    token = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    now = datetime.now(UTC)
+    token = f"{now:%Y%m%dT%H%M%S}.{now.microsecond:06}Z-{secrets.token_hex(2)}"
     holder = f"{socket.gethostname()} {os.getpid()}"
     with lease.hold(store, holder, settings.ledger.lease):
         run = Run(run=token, audience=target.name, destination=where, began=_now())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,7 @@ from currents_ingest.commands.shared import (
     one_of,
 )
 from currents_ingest.errors import SettingsError
-from currents_ingest.output import out, print_json
+from currents_ingest.output import err, print_json
 
 if TYPE_CHECKING:
     from currents_ingest.audiences.gathering import Target
@@ -154,7 +155,7 @@ def status(
         raise SettingsError((f"there is no run {run!r} of {target.name}",))
     undecided = sync_.undecided(settings, target)
     if json_:
-        print_json({"runs": found, "undecided": undecided})
+        print_json({"runs": list(map(asdict, found)), "undecided": undecided})
     else:
         show_runs(found, undecided)
 
@@ -190,7 +191,7 @@ def _finish(run: Any, json_: bool, strict: bool) -> None:
     else:
         show_run(run)
     if run.state == "stopped":
-        out.print("stopped before the end; run again to go on")
+        err.print("stopped before the end; run again to go on")
     raise typer.Exit(3 if strict and run.needs_a_look else 0)
 
 
