@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN = $(BIN)/python -m
 
-.PHONY: demo test check wheel-test campaign fuzz bench bench-feeds bench-validate schemas lock clean
+.PHONY: demo test check wheel-test campaign campaign-audiences fuzz bench bench-audiences bench-feeds bench-validate schemas lock clean
 
 demo: $(VENV)/ready  ## the main job on made-up data
 	$(BIN)/currents-ingest demo
@@ -45,6 +45,14 @@ bench-validate: $(VENV)/ready-dev  ## validate against fastavro over s3fs; ten m
 
 bench-feeds: $(VENV)/ready-dev  ## all unified feeds beside the raw ones; ten minutes
 	$(BIN)/python tools/bench_feeds.py
+
+bench-audiences: $(VENV)/ready-dev  ## the way back: speed, and a difference of 10 million
+	$(BIN)/python tools/bench_audiences.py
+
+campaign-audiences: $(VENV)/ready-dev  ## a million people, a hundred kills; half an hour
+	$(RUN) tests.audience_campaign --people 1000000 --kills 100 --seed 1
+	$(RUN) tests.audience_campaign --people 100000 --kills 50 --seed 2 --kind events
+	$(RUN) tests.audience_campaign --people 100000 --kills 50 --seed 3 --kind inc
 
 # FACTS is a folder of facts about Braze's samples; see the script.
 schemas: $(VENV)/ready-dev
