@@ -12,7 +12,7 @@ import struct
 import subprocess
 import sys
 from contextlib import suppress
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 import polars as pl
 
@@ -85,10 +85,9 @@ class Decoder:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
             )
-        child = self._child
-        if child.stdin is None or child.stdout is None:
-            raise EOFError
-        return child.stdin, child.stdout
+        return cast("IO[bytes]", self._child.stdin), cast(
+            "IO[bytes]", self._child.stdout
+        )
 
 
 def serve(into: IO[bytes], out: IO[bytes]) -> None:
@@ -129,13 +128,16 @@ def _exactly(out: IO[bytes], size: int) -> bytes:
     return found
 
 
-def _limit_memory() -> None:
-    with suppress(ImportError):  # there is no such limit on Windows
+def limit_memory(most: int = _MEMORY) -> None:
+    """Let this process ask for no more bytes of addresses than *most*."""
+    with suppress(ImportError, ValueError):  # Windows and macOS have no such limit
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-if __name__ == "__main__":
-    _limit_memory()
+if __name__ == "__main__":  # pragma: no cover (the child's)
+    limit_memory()
     serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -6,9 +6,7 @@ Source: Braze docs, POST /users/track, "Errors" and "API limits".
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from itertools import groupby
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 import polars as pl
@@ -21,7 +19,7 @@ from currents_ingest.audiences.mapping import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from currents_ingest.audience_config import Audience
 
@@ -29,7 +27,6 @@ _EPOCH = 1_000_000_000
 """A reset above it is a time, below it seconds to wait: Braze documents both."""
 _PASSING = (408, 423, 425)
 """Answers below 500 that another try may change."""
-_person = attrgetter("person")
 _MARK = 17
 """Characters after an increment's cell that say which delivery it came with."""
 TEXTS = {
@@ -44,36 +41,30 @@ TEXTS = {
 """What to do about answers that stop a run."""
 
 
-class Item(NamedTuple):
-    """One object of a request, and the row of its batch that it came from."""
-
-    at: int
-    person: str
-    json: str
-    size: int
-    """Bytes of the JSON and a comma."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What one call carries."""
 
     array: Literal["attributes", "events", "purchases"]
-    items: tuple[Item, ...]
+    rows: Sequence[int]
+    """Which row of its batch each object came from."""
+    objects: Sequence[str]
+    """JSON."""
     safe: bool = True
     """Sending it twice does no harm."""
 
     @property
     def body(self) -> bytes:
         """Return it as Braze wants it."""
-        inner = ",".join([one.json for one in self.items])
-        return f'{{"{self.array}":[{inner}]}}'.encode()
+        return f'{{"{self.array}":[{",".join(self.objects)}]}}'.encode()
 
     def halves(self) -> tuple[Request, Request]:
         """Cut it in two."""
-        middle = len(self.items) // 2
-        first, second = self.items[:middle], self.items[middle:]
-        return replace(self, items=first), replace(self, items=second)
+        at = len(self.rows) // 2
+        return (
+            replace(self, rows=self.rows[:at], objects=self.objects[:at]),
+            replace(self, rows=self.rows[at:], objects=self.objects[at:]),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,57 +141,62 @@ def unsafe(audience: Audience) -> list[str]:
     return changing(audience, "inc", "add")
 
 
-def items(rows: pl.DataFrame) -> Iterator[Item]:
-    """Yield the objects of rows, in their order."""
-    sizes = rows[OBJECT].str.len_bytes() + 1
-    columns = rows[PERSON].to_list(), rows[OBJECT].to_list(), sizes.to_list()
-    return map(Item, range(len(rows)), *columns)
-
-
 def grouped(
-    found: Iterable[Item], array: Any, *, most: int, size: int, safe: bool
+    batch: pl.DataFrame, array: Any, *, most: int, size: int, safe: bool
 ) -> Iterator[Request]:
     """Put objects into as few requests as may be, one person's into one.
 
     Args:
-        found: Objects; one person's follow each other.
+        batch: Rows with PERSON and OBJECT; one person's follow each other.
         array: Which array they go into.
         most: Objects in a request.
         size: Bytes in a request.
         safe: Whether they may be sent twice.
     """
-    taken: list[Item] = []
-    room = size
-    for _, several in groupby(found, _person):
-        together = list(several)
-        fits = len(taken) + len(together) <= most and _size(together) <= room
-        pieces = (
-            [together] if fits or len(together) == 1 else _pieces(together, most, size)
+    objects = batch[OBJECT].to_list()
+    for start, end in _cuts(batch, most, size):
+        yield Request(
+            array=array, rows=range(start, end), objects=objects[start:end], safe=safe
         )
-        for piece in pieces:
-            need = _size(piece)
-            if taken and (len(taken) + len(piece) > most or need > room):
-                yield Request(array=array, items=tuple(taken), safe=safe)
-                taken, room = [], size
-            taken += piece
-            room -= need
-    if taken:
-        yield Request(array=array, items=tuple(taken), safe=safe)
 
 
-def _pieces(together: list[Item], most: int, size: int) -> Iterator[list[Item]]:
-    """Cut one person's objects into pieces that fit a request each."""
-    piece: list[Item] = []
-    for one in together:
-        if piece and (len(piece) == most or _size(piece) + one.size > size):
-            yield piece
-            piece = []
-        piece.append(one)
-    yield piece
+def _cuts(batch: pl.DataFrame, most: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield where requests begin and end."""
+    sizes = (batch[OBJECT].str.len_bytes() + 1).to_list()
+    if batch[PERSON].is_unique().all() and max(sizes, default=0) * most <= size:
+        for start in range(0, len(batch), most):
+            yield start, min(start + most, len(batch))
+        return
+    begins = batch[PERSON].ne_missing(batch[PERSON].shift()).to_list()
+    yield from _careful_cuts(begins, sizes, most, size)
 
 
-def _size(several: list[Item]) -> int:
-    return several[0].size if len(several) == 1 else sum(one.size for one in several)
+def _careful_cuts(
+    begins: list[bool], sizes: list[int], most: int, size: int
+) -> Iterator[tuple[int, int]]:
+    """Cut before a person whose objects would not fit; within one only if it must be.
+
+    Args:
+        begins: Whether a row is the first of its person.
+        sizes: Bytes of each row's object.
+        most: Objects in a request.
+        size: Bytes in a request.
+    """
+    start = person = 0
+    taken = 0
+    for at, need in enumerate(sizes):
+        if begins[at]:
+            person = at
+        if at - start == most or (at > start and taken + need > size):
+            end = person if person > start else at
+            yield start, end
+            start, taken = end, sum(sizes[end:at])
+            if at - start == most or (at > start and taken + need > size):
+                yield start, at  # one person has more than a request takes
+                start, taken = at, 0
+        taken += need
+    if start < len(sizes):
+        yield start, len(sizes)
 
 
 def verdict(request: Request, answer: Answer) -> Verdict:
@@ -268,7 +264,7 @@ def _success(request: Request, answer: Answer) -> Verdict:
 
 def _nameless(request: Request, failed: Mapping[int, str], reason: str) -> Verdict:
     """Errors that name no object: one alone is meant itself, else nobody knows who."""
-    if len(request.items) == 1:
+    if len(request.rows) == 1:
         return Verdict(kind="taken", failed={0: reason})
     if request.safe:
         return Verdict(kind="split", reason=reason)
@@ -280,13 +276,13 @@ def _bad_request(request: Request, answer: Answer) -> Verdict:
     """Nothing of it was taken: the objects named are bad, or it is cut in two."""
     told = _json(answer.body)
     failed, _ = _errors(request, told)
-    if failed and len(failed) == len(request.items):
+    if failed and len(failed) == len(request.rows):
         return Verdict(kind="taken", failed=failed)
     return _split(request, f"{answer.status} {told.get('message') or 'bad request'}")
 
 
 def _split(request: Request, reason: str) -> Verdict:
-    if len(request.items) == 1:
+    if len(request.rows) == 1:
         return Verdict(kind="taken", failed={0: reason})
     return Verdict(kind="split", reason=reason)
 
@@ -304,7 +300,7 @@ def _errors(request: Request, told: Mapping[str, Any]) -> tuple[dict[int, str], 
     for error in told.get("errors") or ():
         reason = error.get("type") if isinstance(error, dict) else error
         index = error.get("index") if isinstance(error, dict) else None
-        if isinstance(index, int) and 0 <= index < len(request.items):
+        if isinstance(index, int) and 0 <= index < len(request.rows):
             failed.setdefault(index, []).append(str(reason))
         else:
             nameless = str(reason)

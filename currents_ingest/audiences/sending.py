@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -32,12 +32,14 @@ if TYPE_CHECKING:
 
     from currents_ingest.audiences.client import Client
     from currents_ingest.audiences.pace import Pace
-    from currents_ingest.audiences.requests import Answer, Item, Request
+    from currents_ingest.audiences.requests import Answer, Request
 
 log = structlog.get_logger()
 
 State = Literal["taken", "failed", "unknown", "unsent"]
 Note = Callable[[list["Outcome"]], Awaitable[None]]
+_REASON = 200
+"""Characters of a reason that are kept."""
 _LONGEST = 60.0
 """Seconds between two tries, at most."""
 _PATIENT = 900.0
@@ -46,9 +48,9 @@ _PATIENT = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one object."""
+    """What became of some rows of a batch."""
 
-    item: Item
+    rows: Sequence[int]
     state: State
     reason: str = ""
 
@@ -97,13 +99,7 @@ class Sender:
             for half in request.halves():
                 await self.deliver(half, note)
             return
-        rest: State = "unknown" if found.kind == "unknown" else "taken"
-        await note(
-            [
-                _outcome(one, "failed" if at in found.failed else rest, found, at)
-                for at, one in enumerate(request.items)
-            ]
-        )
+        await note(_outcomes(request, found))
 
     async def _verdict(self, request: Request) -> Verdict:
         body, since, tries = request.body, time.monotonic(), 0
@@ -212,8 +208,19 @@ async def send_all(
     return not (trouble or sender.stop())
 
 
-def _outcome(item: Item, state: State, found: Verdict, at: int) -> Outcome:
-    if state == "taken":
-        return Outcome(item, state)
-    reason = found.failed.get(at, found.reason)
-    return Outcome(item, state, reason_without_values(reason, item.json))
+def _outcomes(request: Request, found: Verdict) -> list[Outcome]:
+    """Say of each row what a verdict means for it."""
+    told = [
+        Outcome(
+            [request.rows[at]],
+            "failed",
+            reason_without_values(reason, request.objects[at]),
+        )
+        for at, reason in found.failed.items()
+    ]
+    rest = [row for at, row in enumerate(request.rows) if at not in found.failed]
+    if found.kind == "unknown":
+        told.append(Outcome(rest, "unknown", found.reason[:_REASON]))
+    elif rest:
+        told.append(Outcome(rest, "taken"))
+    return told

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -22,13 +23,7 @@ from currents_ingest.audiences.difference import cells_of
 from currents_ingest.audiences.journal import Step
 from currents_ingest.audiences.mapping import GONE, ID, PERSON, REASON, STATE
 from currents_ingest.audiences.pace import Pace
-from currents_ingest.audiences.requests import (
-    Item,
-    grouped,
-    items,
-    unsafe,
-    with_objects,
-)
+from currents_ingest.audiences.requests import grouped, unsafe, with_objects
 from currents_ingest.audiences.sending import Outcome, Sender, Tally, send_all
 from currents_ingest.errors import CurrentsError, LedgerConflictError
 
@@ -86,7 +81,8 @@ class _Batch:
 
     def these(self, state: str) -> pl.DataFrame:
         """Return the rows that came to a state."""
-        return self.rows[[one.item.at for one in self.outcomes if one.state == state]]
+        chosen = [one.rows for one in self.outcomes if one.state == state]
+        return self.rows[list(chain.from_iterable(chosen))]
 
 
 @dataclass(slots=True)
@@ -186,7 +182,7 @@ class Teller:
     def _of(self, batch: _Batch) -> Iterator[tuple[Note, Request]]:
         self._batches.append(batch)
         found = grouped(
-            items(batch.rows),
+            batch.rows,
             self.audience.kind,
             most=self.braze.batch_size,
             size=self.braze.request_size - 100,
@@ -219,8 +215,8 @@ class Teller:
 
     async def _note(self, batch: _Batch, outcomes: list[Outcome]) -> None:
         batch.outcomes += outcomes
-        batch.decided.update(one.item.at for one in outcomes)
         for one in outcomes:
+            batch.decided.update(one.rows)
             self._count(one)
         now = time.monotonic()
         pause = min(_LATEST, max(_SOONEST, (now - self._started) / 50))
@@ -228,23 +224,22 @@ class Teller:
             await self._write_down()
 
     def _count(self, one: Outcome) -> None:
-        told = self.told
+        told, count = self.told, len(one.rows)
         if one.state == "taken":
-            told.taken += 1
+            told.taken += count
             return
         if one.state == "failed":
-            told.failed += 1
-        elif one.state == "unknown":
-            told.unknown += 1
-        told.reasons[one.reason] = told.reasons.get(one.reason, 0) + 1
+            told.failed += count
+        else:
+            told.unknown += count
+        told.reasons[one.reason] = told.reasons.get(one.reason, 0) + count
 
     async def _finish(self) -> None:
         """Write down the rest: what was announced and never sent was not sent."""
         for batch in self._batches:
             if batch.intent is not None:
                 rest = set(range(len(batch.rows))) - batch.decided
-                unsent = [Outcome(Item(at, "", "", 0), "unsent") for at in sorted(rest)]
-                batch.outcomes += unsent
+                batch.outcomes.append(Outcome(sorted(rest), "unsent"))
                 batch.decided |= rest
         await self._write_down()
 
@@ -349,8 +344,13 @@ def _news(batch: _Batch, audience: Audience) -> pl.DataFrame:
 
 def _left(batch: _Batch) -> pl.DataFrame:
     """Return the rows that were not taken, with what became of them and why."""
-    told = [one for one in batch.outcomes if one.state in {"failed", "unknown"}]
-    return batch.rows[[one.item.at for one in told]].with_columns(
-        pl.Series(STATE, [one.state for one in told], pl.String),
-        pl.Series(REASON, [one.reason for one in told], pl.String),
+    told = [
+        (row, one.state, one.reason)
+        for one in batch.outcomes
+        if one.state in {"failed", "unknown"}
+        for row in one.rows
+    ]
+    return batch.rows[[row for row, _, _ in told]].with_columns(
+        pl.Series(STATE, [state for _, state, _ in told], pl.String),
+        pl.Series(REASON, [reason for _, _, reason in told], pl.String),
     )
