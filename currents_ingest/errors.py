@@ -199,16 +199,17 @@ class GuardError(FatalError):
 
 
 class BrazeRefusedError(FatalError):
-    """Braze answers that it will not take anything from us; a person must act."""
+    """Braze will not take anything from us, or is not Braze; a person must act."""
 
     def __init__(self, status: int, what_to_do: str) -> None:
         super().__init__(status, what_to_do)
         self.status, self.what_to_do = status, what_to_do
 
     def __str__(self) -> str:
+        said = f"Braze answered {self.status}" if self.status else "nothing was sent"
         return (
-            f"Braze answered {self.status}: {self.what_to_do}. What it acknowledged "
-            "before is recorded; run the same command again when that is mended."
+            f"{said}: {self.what_to_do}. What Braze acknowledged before is recorded; "
+            "run the same command again when that is mended."
         )
 
 

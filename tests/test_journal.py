@@ -23,7 +23,8 @@ def store(request, tmp_path):
 def tell(journal, cells, kind="told", **fields):
     frame = pl.DataFrame({ID: list(cells), "a": list(cells.values())})
     name = journal.write(f"{kind}/{journal.head + 1}.parquet", frame)
-    step = Step(at=NOW, run="r", kind=kind, objects=(name,), rows=len(frame), **fields)
+    unknown = (name,) if kind == "intent" else ()
+    step = Step(at=NOW, run="r", kind=kind, objects=(name,), unknown=unknown, **fields)
     return journal.commit(step)
 
 
@@ -88,7 +89,7 @@ def test_an_intent_without_outcome_stays_until_it_is_settled(store):
         journal.fold("r", NOW, 10**6)
         journal = Journal.open(store)
         assert list(journal.undecided) == [intent.number]
-        assert journal.read(intent.objects[0])[ID].to_list() == ["e1"]
+        assert journal.read(intent.unknown[0])[ID].to_list() == ["e1"]
         assert known(journal) == {"e1": "2"}
     journal.commit(Step(at=NOW, run="r", kind="told", settles=(intent.number,)))
     assert Journal.open(store).undecided == {}

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 _CERTIFICATE = (
-    "its certificate is not one that this machine trusts: check braze.url, or the "
-    "proxy between us and Braze"
+    "the host's certificate is not one that this machine trusts: check braze.url, or "
+    "what stands between us and Braze"
 )
 
 

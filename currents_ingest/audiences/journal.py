@@ -51,11 +51,14 @@ class Step(BaseModel):
     run: str
     kind: Literal["begin", "told", "intent", "fold", "end"]
     objects: tuple[str, ...] = ()
-    """What it says of people: of a fold the snapshot's parts, in order of ids; of an
-    intent the rows that are about to be sent."""
+    """What the snapshot has to know; of a fold its parts, in order of ids."""
+    unknown: tuple[str, ...] = ()
+    """Objects with rows of which nobody knows whether they arrived, from here on; of an
+    intent those that it announces."""
     settles: tuple[int, ...] = ()
-    """Intents whose outcome this step knows."""
+    """Steps whose unknown rows this one knows more of."""
     rows: int = 0
+    unknown_rows: int = 0
     about: dict[str, Any] = {}
     """Figures of the run; never of a person."""
 
@@ -71,7 +74,7 @@ class Journal:
     told: list[Step] = field(default_factory=list)
     """What was said since the snapshot: told and intent."""
     undecided: dict[int, Step] = field(default_factory=dict)
-    """Intents whose outcome nobody knows; after the run it means it was killed."""
+    """Steps with unknown rows that no later step settles."""
     rows: int = 0
     """Rows of the snapshot."""
     last: dict[str, Any] = field(default_factory=dict)
@@ -165,7 +168,7 @@ class Journal:
                 name = f"snapshot/{self.head + 1:010}-{next(numbers):05}.parquet"
                 keys.append(self.write(name, frame))
                 rows += len(frame)
-        kept = {key for one in self.undecided.values() for key in one.objects}
+        kept = {key for one in self.undecided.values() for key in one.unknown}
         about = {
             "retired": [one for one in old if one not in kept],
             "open": sorted(self.undecided),
@@ -191,7 +194,7 @@ class Journal:
             self.told.append(step)
         if step.kind == "end":
             self.last = step.about
-        if step.kind == "intent":
+        if step.unknown:
             self.undecided[step.number] = step
         for number in step.settles:
             self.undecided.pop(number, None)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+import tomllib
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import orjson
+
+from currents_ingest.audiences.braze import ALIAS, PRIMARY, facts
+from currents_ingest.schemas import BRAZE, schemas_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,19 +19,35 @@ _MOST = 200
 _HIDDEN = "[…]"
 
 
-def reason_without_values(reason: str, sent: str) -> str:
-    """Take out of Braze's reason whatever the object held, and what looks like it.
+def reason_without_values(reason: str, sent: str = "{}") -> str:
+    """Keep of Braze's reason what is known to tell of nobody.
+
+    It may repeat what it was sent, in whatever form, of this object or another. So a
+    word stays if it is one of ``schemas/braze/reasons.toml``, Braze's own name of a
+    field, or a name (not a value) in the object; whatever else it says is left out.
 
     Args:
-        reason: Braze's words; it may repeat what it was sent.
+        reason: Braze's words.
         sent: The object, as JSON.
     """
-    told = reason[: 4 * _MOST]
-    for value in sorted(set(_leaves(orjson.loads(sent))), key=len, reverse=True):
-        told = re.sub(re.escape(value), _HIDDEN, told, flags=re.IGNORECASE)
-    told = re.sub(r"[^\s'\"<>]+@[^\s'\"<>]+", _HIDDEN, told)
-    told = re.sub(r"\+?\d[\d\s().-]{5,}\d", _HIDDEN, told)
-    return told[:_MOST]
+    known = words() | {one.lower() for one in _names(orjson.loads(sent))}
+
+    def kept(found: re.Match[str]) -> str:
+        return found[0] if found[0].lower() in known else _HIDDEN
+
+    told = re.sub(r"[^\s'\"#/,.:;()\[\]]+", kept, reason[: 4 * _MOST])
+    shorter = re.sub(rf"{re.escape(_HIDDEN)}(\W*{re.escape(_HIDDEN)})+", _HIDDEN, told)
+    return shorter[:_MOST]
+
+
+@cache
+def words() -> frozenset[str]:
+    """Return the words of Braze's reasons, lower case."""
+    path = schemas_root() / BRAZE / "reasons.toml"
+    found = tomllib.loads(path.read_text("utf-8"))
+    plain = (*found["codes"], *" ".join(found["sentences"]).split())
+    fields = (*facts().fields, *PRIMARY, *ALIAS)
+    return frozenset(one.strip("'.,").lower() for one in (*plain, *fields))
 
 
 def masked(cell: str) -> str:
@@ -36,14 +57,8 @@ def masked(cell: str) -> str:
     return re.sub(r"[0-9]", "9", re.sub(r"[^\W\d_]", "x", cell))
 
 
-def _leaves(value: Any) -> Iterator[str]:
+def _names(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
-        for one in value.values():
-            yield from _leaves(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _leaves(one)
-    elif isinstance(value, str | int | float) and not isinstance(value, bool):
-        text = str(value)
-        if len(text) > 1:
-            yield text
+        for name, one in value.items():
+            yield name
+            yield from _names(one)

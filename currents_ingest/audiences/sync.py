@@ -189,7 +189,7 @@ def undecided(settings: Settings, target: Target) -> dict[str, int]:
     store, _ = look(settings, target)
     found: dict[str, int] = {}
     for step in Journal.open(store).undecided.values():
-        found[step.run] = found.get(step.run, 0) + step.rows
+        found[step.run] = found.get(step.run, 0) + step.unknown_rows
     return found
 
 

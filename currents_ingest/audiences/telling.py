@@ -155,7 +155,7 @@ class Teller:
         self, frames: Iterator[pl.DataFrame], again: Sequence[Step]
     ) -> AsyncIterator[tuple[Note, Request]]:
         for step in again:
-            rows = pl.concat(map(self.journal.read, step.objects))
+            rows = pl.concat(map(self.journal.read, step.unknown))
             for one in self._of(await self._announced(rows, settles=step.number)):
                 yield one
         coming = asyncio.create_task(asyncio.to_thread(next, frames, None))
@@ -198,7 +198,7 @@ class Teller:
         before = () if settles is None else (settles,)
         async with self._writing:
             step = await asyncio.to_thread(
-                self._step, "intent", self._only_once(rows), settles=before
+                self._step, "intent", None, self._only_once(rows), settles=before
             )
         return _Batch(rows, intent=step.number)
 
@@ -261,19 +261,14 @@ class Teller:
         news = [one for one in frames if len(one)]
         settles = tuple(one.intent for one in batches if one.intent is not None)
         left = [one for one in map(_left, batches) if len(one)]
-        about = {"taken": self.told.taken, "failed": self.told.failed}
         if left:
             self._lists += 1
             name = f"runs/{self.run}/left-{self._lists:05}.parquet"
             self.journal.write(name, pl.concat(left, how="diagonal"))
-        if unknown := [one.these("unknown") for one in batches]:
-            lost = pl.concat(unknown, how="diagonal")
-            if len(lost):
-                self._step("intent", self._only_once(lost), settles=settles)
-                settles = ()
+        lost = pl.concat([one.these("unknown") for one in batches], how="diagonal")
         told = pl.concat(news, how="diagonal") if news else None
         if told is not None or settles:
-            self._step("told", told, settles=settles, about=about)
+            self._step("told", told, self._only_once(lost), settles=settles)
         log.info(
             "audience told",
             taken=self.told.taken,
@@ -285,24 +280,28 @@ class Teller:
         self,
         kind: Any,
         rows: pl.DataFrame | None,
+        unknown: pl.DataFrame,
         *,
         settles: tuple[int, ...],
-        about: dict[str, int] | None = None,
     ) -> Step:
-        number = self.journal.head + 1
-        objects: tuple[str, ...] = ()
+        """Write objects, then the step that names them."""
+        name = f"{self.journal.head + 1:010}-{self.run}"
+        lost: tuple[str, ...] = ()
+        told: tuple[str, ...] = ()
+        if len(unknown):
+            lost = (self.journal.write(f"unknown/{name}.parquet", unknown),)
         if rows is not None:
-            name = f"{kind}/{number:010}-{self.run}.parquet"
-            objects = (self.journal.write(name, rows),)
+            told = (self.journal.write(f"{kind}/{name}.parquet", rows),)
         return self.journal.commit(
             Step(
                 at=datetime.now(UTC),
                 run=self.run,
                 kind=kind,
-                objects=objects,
-                rows=0 if rows is None else len(rows),
+                objects=lost if kind == "intent" else told,
+                rows=len(unknown) if rows is None else len(rows),
+                unknown=lost,
+                unknown_rows=len(unknown),
                 settles=settles,
-                about=about or {},
             )
         )
 
