@@ -1,11 +1,21 @@
-"""People who are synced to a sandbox: what tests of audiences share.
+"""Kills by the hundred while people are synced to a sandbox with faults.
 
-Exports whose every cell is known, what the documented rules make of a cell (one at a
-time, in plain Python), and the command line as a process.
+    python -m tests.audience_campaign --people 1000000 --kills 100 --seed 1
+                                      [--faults 0.02] [--kind attributes|events|inc]
+
+Syncs an export, killing the process with SIGKILL at random moments, some right after
+the sandbox took more, until as many kills were had as asked for and a run has ended.
+Then all that the sandbox holds is compared with what the export says, computed one cell
+at a time in plain Python; then 1 % changes, and it is done again. Ends with status 1 if
+anything differs.
+
+Beside it, what tests of audiences share: exports whose every cell is known, what the
+documented rules make of a cell, and the command line as a process.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import csv
 import json
@@ -14,12 +24,18 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from currents_ingest import config
+from currents_ingest.audiences import sync
 from currents_ingest.audiences.gathering import Target
+from tests.sandbox_server import sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -316,3 +332,173 @@ def end(process: subprocess.Popen[str]) -> Ended:
 def run(place: Place, *arguments: str, **more: str) -> Ended:
     """Run a command to its end."""
     return end(start(place, *arguments, **more))
+
+
+# The campaign.
+
+EVENTS = {"kind": "events", "dedupe": "nr"}
+INCREMENTS = {"operations": {"gained": "inc"}}
+_BLIND, _LONGEST = 0.3, 5.0
+"""Share of kills at any moment of a run, and the seconds within which they come."""
+
+
+@dataclass(slots=True)
+class Phase:
+    """One export, synced under kills."""
+
+    kills: int = 0
+    starts: int = 0
+    accepted: int = 0
+    """Objects that the sandbox accepted in it."""
+    seconds: float = 0.0
+
+
+def sync_under_kills(place: Place, box: Sandbox, kills: int, rng: Random) -> Phase:
+    """Sync until a run ends by itself, after as many kills as can be had."""
+    phase, since, before = Phase(), time.monotonic(), box.objects()
+    each = max(1, 2 * lines_of(place) // max(1, kills))
+    while True:
+        process = start(place, "audience", "sync", "vips", "--json")
+        phase.starts += 1
+        if phase.kills < kills:
+            wait_for_a_moment(process, box, rng, each)
+            process.kill()
+        ended = end(process)
+        phase.kills += ended.status == KILLED
+        if ended.status == 0:
+            break
+        assert ended.status in {1, KILLED}, ended.stderr
+    phase.accepted = box.objects() - before
+    phase.seconds = time.monotonic() - since
+    return phase
+
+
+def wait_for_a_moment(
+    process: subprocess.Popen[str], box: Sandbox, rng: Random, most: int
+) -> None:
+    """Wait until the process should be killed: mostly after it sent some more."""
+    if rng.random() < _BLIND:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(rng.uniform(0.2, _LONGEST))
+        return
+    aim = box.taken() + rng.randint(1, most)
+    while process.poll() is None and box.taken() < aim:
+        time.sleep(0.01)
+
+
+def lines_of(place: Place) -> int:
+    """Return how many rows the export has."""
+    with place.export.open("rb") as file:
+        return sum(1 for _ in file) - 1
+
+
+def write_things(place: Place, kind: str, count: int, version: int) -> None:
+    """Write the export of a kind; 1 % of people differ from version to version."""
+    numbers = range(count)
+    if kind == "attributes":
+        write_csv(place.export, rows(numbers, version))
+    elif kind == "inc":
+        amounts = ({"external_id": id_of(one), "gained": "5"} for one in numbers)
+        write_csv(place.export, amounts)
+    else:
+        happened = (
+            {
+                "external_id": id_of(one % 5000),
+                "name": "visited",
+                "time": "2026-09-01T10:00:00Z",
+                "nr": str(one),
+                "n": str(one),
+            }
+            for one in numbers
+        )
+        write_csv(place.export, happened)
+
+
+def wrong_people(box: Sandbox, count: int, version: int) -> int:
+    """Compare every profile with what the exports up to *version* say of it."""
+    wrong, following = 0, 0
+    for line in box.lines("profiles"):
+        number = int(line["external_id"].removeprefix("C-"))
+        wrong += number - following
+        following = number + 1
+        expected: dict[str, Any] = {}
+        for one in range(version + 1 if number % 100 == 7 else 1):
+            take_in(expected, rows([number], one))
+        wrong += expected[line["external_id"]] != flat(line)
+    return wrong + count - following
+
+
+def wrong_once(place: Place, box: Sandbox, kind: str, count: int) -> tuple[int, int]:
+    """Compare what must arrive once at most; returns differences, and how many did.
+
+    What did not arrive must be among the unknown.
+    """
+    settings = config.read_audiences(place.root / "currents.toml")
+    target = Target("vips", settings.audiences["vips"])
+    unknown = sum(sync.undecided(settings, target).values())
+    if kind == "events":
+        arrived = Counter(one["properties"]["n"] for one in box.lines("events"))
+        twice = sum(times > 1 for times in arrived.values())
+        once = len(arrived)
+    else:
+        found = [flat(one).get("gained", 0) for one in box.lines("profiles")]
+        twice = sum(one not in {0, 5} for one in found)
+        once = sum(one == 5 for one in found)
+    return twice + max(0, count - once - unknown), once
+
+
+def main() -> int:
+    """Run the campaign; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Kill syncs and compare.")
+    parser.add_argument("--people", type=int, default=1_000_000)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--faults", type=float, default=0.02)
+    parser.add_argument(
+        "--kind", choices=("attributes", "events", "inc"), default="attributes"
+    )
+    given = parser.parse_args()
+    rng = Random(given.seed)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        sandbox(faults=given.faults, seed=given.seed, hang=6, delay=0) as box,
+    ):
+        place = Place(root=Path(folder), braze=box.url)
+        audience = {"events": EVENTS, "inc": INCREMENTS}.get(given.kind, {})
+        write_settings(place, braze={"timeout": "3s"}, **audience)
+        if given.kind == "attributes":
+            return campaign_of_people(place, box, given, rng)
+        write_things(place, given.kind, given.people, 0)
+        phase = sync_under_kills(place, box, given.kills, rng)
+        wrong, once = wrong_once(place, box, given.kind, given.people)
+        say(f"{given.kind}: {phase}; {once:,} arrived; {wrong} differences")
+        say(f"faults given: {box.state()['faults']}")
+        return int(wrong > 0)
+
+
+def campaign_of_people(
+    place: Place, box: Sandbox, given: argparse.Namespace, rng: Random
+) -> int:
+    """Sync people three times: under kills, 1 % changed under kills, 1 % in peace."""
+    wrong = 0
+    for version, kills in enumerate((given.kills, given.kills // 10, 0)):
+        write_things(place, "attributes", given.people, version)
+        if not kills:
+            box.faults(share=0)
+        phase = sync_under_kills(place, box, kills, rng)
+        found = wrong_people(box, given.people, version)
+        say(f"version {version}: {phase}; {found} profiles differ")
+        wrong += found
+    exactly = len(range(7, given.people, 100))
+    say(f"1 % is {exactly:,} people; faults given: {box.state()['faults']}")
+    return int(wrong > 0 or phase.accepted != exactly)
+
+
+def say(text: str) -> None:
+    """Tell how it goes."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -54,6 +54,10 @@ class Sandbox:
         """Return how many objects were accepted in all."""
         return sum(self.state()["objects"].values())
 
+    def taken(self) -> int:
+        """Return how many objects were accepted so far, without waiting."""
+        return sum(self._state()["objects"].values())
+
     def requests(self, status: str = "") -> int:
         """Return how many requests were answered, or with one status."""
         counts = self.state()["requests"].values()
