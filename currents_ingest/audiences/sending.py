@@ -64,6 +64,8 @@ class Tally:
     """Requests that were repeated."""
     waited: float = 0.0
     """Seconds that Braze's limits made us wait."""
+    seconds: float = 0.0
+    """From the first request to the last answer."""
 
 
 class StoppedError(Exception):
@@ -192,6 +194,7 @@ async def send_all(
             except Exception as error:  # noqa: BLE001 (raised again below)
                 trouble.append(error)
 
+    started = time.monotonic()
     workers = [asyncio.create_task(work()) for _ in range(at_once)]
     try:
         async for one in requests:
@@ -202,6 +205,7 @@ async def send_all(
         for _ in workers:
             await queue.put(None)
         await asyncio.gather(*workers)
+        sender.tally.seconds = time.monotonic() - started
     for error in trouble:
         if not isinstance(error, StoppedError):
             raise error

@@ -40,6 +40,8 @@ log = structlog.get_logger()
 _CHUNK = 50
 """Requests that are written down together before they are sent, if they must not be
 sent twice: what a killed run leaves unknown."""
+_SLICE = 15_000
+"""Rows that become requests at once: more would keep answers waiting."""
 _SOONEST, _LATEST = 1.0, 10.0
 """Seconds between two steps; a long run makes fewer."""
 
@@ -162,8 +164,7 @@ class Teller:
         while (frame := await coming) is not None:
             coming = asyncio.create_task(asyncio.to_thread(next, frames, None))
             once = self._once(frame)
-            rows = frame.filter(~once)
-            if len(rows):
+            for rows in frame.filter(~once).iter_slices(_SLICE):
                 for one in self._of(_Batch(rows)):
                     yield one
             for chunk in _cut(frame.filter(once), _CHUNK * self.braze.batch_size):

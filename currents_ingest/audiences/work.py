@@ -65,6 +65,8 @@ class Run:
     unknown: int = 0
     requests: int = 0
     repeated_requests: int = 0
+    seconds: float = 0.0
+    """From the first request to the last answer."""
     reasons: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     cause: str = ""
@@ -198,6 +200,7 @@ class Work:
         one.unknown, one.reasons = teller.told.unknown, teller.told.reasons
         one.requests = teller.tally.requests
         one.repeated_requests = teller.tally.again
+        one.seconds = round(teller.tally.seconds, 3)
         log.info("audience run ended", run=one.run, state=one.state, taken=one.taken)
 
     def _step(self, kind: Any, about: dict[str, Any]) -> None:

@@ -26,6 +26,8 @@ _OBJECT_CHANGES = frozenset(["$add", "$remove", "$update"])
 
 def spoils(value: object) -> bool:
     """Say whether *value* is nested and invalid: no nested update is applied then."""
+    if type(value) in SCALARS:  # most are
+        return False
     if isinstance(value, list):
         return any(type(item) is dict for item in value) and not _is_nested(value)
     if not is_nested(value):
@@ -56,6 +58,10 @@ def set_custom(
         merge: Whether `_merge_objects` was sent.
     """
     if not 0 < len(name) <= MAX_TEXT:
+        return
+    if type(value) in SCALARS:  # most are
+        if not is_long(value):
+            custom[name] = value
         return
     if value is None:
         custom.pop(name, None)
