@@ -30,21 +30,22 @@ class Braze(Section):
         description="Send to /users/track/bulk, where Braze has opened it for you.",
     )
     batch_size: int = Field(
-        default=75,
-        ge=1,
+        default=0,
+        ge=0,
         le=1000,
-        description="Objects in one request; /users/track takes 75, bulk 1000.",
+        description="Objects in one request; 0: what Braze takes, 75, or 1000 in bulk.",
     )
     request_size: Size = Field(
         default=4 * 10**6,
         ge=10**5,
         le=4 * 10**6,
-        description="Bytes in one request, at most.",
+        description="Bytes in one request, at most; in bulk half of it counts.",
     )
     rate: str = Field(
-        default="3000/3s",
-        pattern=r"^\d+/\d+(\.\d+)?[smh]$",
-        description="Requests that the contract allows, as in 3000/3s or 250000/1h.",
+        default="",
+        pattern=r"^(\d+/\d+(\.\d+)?[smh])?$",
+        description="Requests that the contract allows, as in 3000/3s or 250000/1h; "
+        "left out: 3000/3s, or 50/1s in bulk.",
     )
     concurrency: int = Field(
         default=32, ge=1, le=1000, description="Requests in flight."
@@ -57,6 +58,21 @@ class Braze(Section):
         description="How long to go on asking where Braze does not answer; a limit "
         "that it names is waited for in any case.",
     )
+
+    @property
+    def most(self) -> int:
+        """Return how many objects go into a request."""
+        return self.batch_size or (1000 if self.bulk else 75)
+
+    @property
+    def room(self) -> int:
+        """Return how many bytes of objects go into a request."""
+        return self.request_size // (2 if self.bulk else 1) - 100
+
+    @property
+    def pace(self) -> str:
+        """Return the rate."""
+        return self.rate or ("50/1s" if self.bulk else "3000/3s")
 
 
 Identifier = Literal["external_id", "braze_id", "user_alias", "email", "phone"]

@@ -1067,3 +1067,23 @@ def test_the_bytes_of_a_request_are_json_in_utf_8(place):
         "attributes": [{"external_id": id_of(1), "Tier": "Bronzé \U0001f389"}]
     }
     assert flat({"custom_attributes": {}}) == {}
+
+
+# In bulk.
+
+
+def test_bulk_takes_a_thousand_objects_a_request_and_its_own_rate(place, box):
+    export(place, rows(range(2500)))
+    found = synced(place, braze={"bulk": True, "rate": ""})
+    assert (found.taken, found.requests) == (2500, 3)
+    assert box.state()["most_objects"] == 1000
+    want: dict[str, Any] = {}
+    take_in(want, rows(range(2500)))
+    assert held(box) == want
+
+
+def test_a_person_with_more_than_bulk_takes_is_sent_in_pieces(place, box):
+    one = [row | {"external_id": id_of(0)} for row in happenings(range(450))]
+    export(place, one)
+    assert synced(place, braze={"bulk": True}, **EVENTS).taken == 450
+    assert numbers_of(box) == dict.fromkeys(range(450), 1)

@@ -80,9 +80,7 @@ class Figures:
         size = int(found.send[OBJECT].str.len_bytes().sum()) + sent
         self.objects += sent
         self.bytes += size
-        self.requests += max(
-            -(-sent // braze.batch_size), -(-size // braze.request_size)
-        )
+        self.requests += max(-(-sent // braze.most), -(-size // braze.room))
         self._count_attributes(found.send)
 
     def _count_attributes(self, send: pl.DataFrame) -> None:
@@ -243,4 +241,4 @@ def _masked(value: Any) -> Any:
 
 def seconds_at_limit(figures: Figures, braze: Braze) -> float:
     """Return how long the requests take at the configured rate."""
-    return Pace.of(braze.rate).seconds_for(figures.requests)
+    return Pace.of(braze.pace).seconds_for(figures.requests)

@@ -138,7 +138,7 @@ class Teller:
         ) as client:
             sender = Sender(
                 client=client,
-                pace=Pace.of(self.braze.rate),
+                pace=Pace.of(self.braze.pace),
                 patience=self.braze.patience.total_seconds(),
                 stop=self.stop,
                 tally=self.tally,
@@ -167,7 +167,7 @@ class Teller:
             for rows in frame.filter(~once).iter_slices(_SLICE):
                 for one in self._of(_Batch(rows)):
                     yield one
-            for chunk in _cut(frame.filter(once), _CHUNK * self.braze.batch_size):
+            for chunk in _cut(frame.filter(once), _CHUNK * self.braze.most):
                 batch = await self._announced(chunk)
                 for one in self._of(batch):
                     yield one
@@ -185,8 +185,8 @@ class Teller:
         found = grouped(
             batch.rows,
             self.audience.kind,
-            most=self.braze.batch_size,
-            size=self.braze.request_size - 100,
+            most=self.braze.most,
+            size=self.braze.room,
             safe=batch.intent is None,
         )
         note = partial(self._note, batch)
