@@ -21,6 +21,12 @@ class Braze(Section):
         pattern=r"^($|https://[^/?#@]+/*$|http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?/*$)",
         description="REST endpoint in place of instance; http:// only on this machine.",
     )
+    workspace: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9_.-]*$",
+        description="A name of yours for the key's workspace, if you have several on "
+        "one instance.",
+    )
     api_key_env: str = Field(
         default="BRAZE_API_KEY",
         description="Environment variable that holds the REST API key (users.track).",
@@ -43,7 +49,7 @@ class Braze(Section):
     )
     rate: str = Field(
         default="",
-        pattern=r"^(\d+/\d+(\.\d+)?[smh])?$",
+        pattern=r"^([1-9]\d*/([1-9]\d*|\d+\.\d*[1-9])[smh])?$",
         description="Requests that the contract allows, as in 3000/3s or 250000/1h; "
         "left out: 3000/3s, or 50/1s in bulk.",
     )
@@ -58,6 +64,12 @@ class Braze(Section):
         description="How long to go on asking where Braze does not answer; a limit "
         "that it names is waited for in any case.",
     )
+
+    @model_validator(mode="after")
+    def _fits_the_endpoint(self) -> Self:
+        if self.batch_size > 75 and not self.bulk:
+            raise ValueError("/users/track takes 75 objects; more need bulk = true")
+        return self
 
     @property
     def most(self) -> int:

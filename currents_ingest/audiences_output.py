@@ -71,8 +71,13 @@ def show_run(run: Run) -> None:
     for told in run.warnings:
         out.print(f"[yellow]warning:[/] {escape(told)}")
     _show_reasons(run.reasons)
-    if run.failed or run.unknown:
+    if run.failed:
         out.print(f"to send them once more: audience retry {run.audience} {run.run}")
+    if run.undecided:
+        out.print(
+            f"[yellow]{run.undecided:,} objects may have arrived or not:[/] "
+            f"see audience status {run.audience}"
+        )
 
 
 def show_runs(runs: Sequence[Run], undecided: Mapping[str, int]) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-MAY_HOLD = ("/told/", "/unknown/", "/snapshot/", "/left-")
+MAY_HOLD = ("/doubt/", "/told/", "/unknown/", "/snapshot/", "/left-")
 """Where values of people must be, for the work to be done."""
 NAMES = ("Dulcinea", "Zoëbñez", "Altisidora", "Maritornes", "Dorotea")
 EXPORT = [

@@ -708,7 +708,7 @@ def test_a_refusal_stops_the_run_and_nothing_but_the_journal_moves(
         assert "Traceback" not in told
         assert len(braze.got) <= 2
         moved = {one.split("/")[4] for one in there.files()}
-        assert moved <= {"_ledger", "summaries", "unknown", "told"}
+        assert moved <= {"_ledger", "summaries", "doubt", "unknown", "told"}
         (last,) = sync.runs(*chosen(there, **settings))
         assert (last.state, last.taken, last.unknown) == ("failed", 0, 0)
         assert sync.undecided(*chosen(there, **settings)) == {}
@@ -972,7 +972,7 @@ def test_sigterm_ends_a_run_cleanly_and_the_next_goes_on(place):
         until(lambda: slow.requests() > 5)
         process.send_signal(signal.SIGTERM)
         ended = end(process)
-        assert (ended.status, ended.told["state"]) == (0, "stopped")
+        assert (ended.status, ended.told["state"]) == (1, "stopped")
         assert ended.told["taken"] == slow.objects() < 6000
         found = synced(there, braze={"rate": "20/0.5s"})
         assert found.taken == 6000 - ended.told["taken"]
@@ -992,7 +992,7 @@ def test_events_that_sigterm_left_unsent_are_sent_by_the_next_run(place):
         until(lambda: slow.requests() > 2)
         process.send_signal(signal.SIGTERM)
         ended = end(process)
-        assert (ended.status, ended.told["state"]) == (0, "stopped")
+        assert (ended.status, ended.told["state"]) == (1, "stopped")
         assert ended.told["unknown"] == 0
         assert synced(there, braze=pace, **EVENTS).taken == 3000 - ended.told["taken"]
         assert numbers_of(slow) == dict.fromkeys(range(3000), 1)

@@ -163,13 +163,13 @@ def test_blocks_give_back_every_row_once_range_by_range(memory):
     ids = [f"{(at * 7919) % 1009:04}" for at in range(500)]
     for at in range(0, 500, 50):
         kept.add(pl.DataFrame({ID: ids[at : at + 50], "n": range(at, at + 50)}))
-    ranges = list(kept.ranges(["0500", "0777"]))
+    ranges = list(kept.ranges())
     assert ranges[0][0] is None
     assert ranges[-1][1] is None
     assert [upto for _, upto in ranges[:-1]] == [after for after, _ in ranges[1:]]
     found = [kept.between(span) for span in ranges]
     rows = pl.concat([one for one in found if one is not None])
-    assert len(ranges) > 10
+    assert len(ranges) > 5
     assert sorted(rows.rows()) == sorted(zip(ids, range(500), strict=True))
     for span, one in zip(ranges, found, strict=True):
         assert one is None or one.filter(~in_range(span)).is_empty()

@@ -17,7 +17,7 @@ import polars as pl
 from currents_ingest.audiences.mapping import ID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 _RUN = 128 * 2**20
 """Bytes of frames that are sorted together: the more, the less a range unpacks."""
@@ -78,11 +78,11 @@ class Blocks:
         found = [one for one in found if len(one)]
         return pl.concat(found, how="diagonal") if found else None
 
-    def ranges(self, others: Sequence[str] = ()) -> Iterator[Range]:
-        """Yield ranges that cover every id, in order, with borders at *others* too."""
+    def ranges(self) -> Iterator[Range]:
+        """Yield ranges that cover every id, in order."""
         self._cut()
         every = RANGE // _SAMPLE
-        borders = sorted({*sorted(self._samples)[every::every], *others})
+        borders = sorted({*sorted(self._samples)[every::every]})
         ends: list[str | None] = [None, *borders, None]
         yield from pairwise(ends)
 

@@ -43,6 +43,8 @@ class Facts:
     look_alikes: Mapping[str, str]
     left_out: frozenset[str]
     rejected: frozenset[str]
+    controls: frozenset[str]
+    """Names in an object that are no attributes."""
     limits: Mapping[str, int]
     reserved: Mapping[str, frozenset[str]]
     """Property names that events and purchases must not have."""
@@ -60,6 +62,7 @@ def facts() -> Facts:
         look_alikes=raw["look_alikes"],
         left_out=frozenset(raw["left_out"]["names"]),
         rejected=frozenset(raw["rejected"]["names"]),
+        controls=frozenset(raw["controls"]["names"]),
         limits=raw["limits"],
         reserved={kind: frozenset(names) for kind, names in raw["reserved"].items()},
         ecommerce={

@@ -222,6 +222,11 @@ def nested(text: pl.Expr) -> pl.Expr:
     return _each(text, values.object_)
 
 
+def properties(text: pl.Expr) -> pl.Expr:
+    """Read the properties of events and purchases: one JSON object."""
+    return _each(text, values.properties)
+
+
 def email(text: pl.Expr) -> pl.Expr:
     """Read addresses."""
     plain = text.str.strip_chars()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from currents_ingest.audience_config import Audience
     from currents_ingest.audiences.braze import ProfileField
 
+OURS = "__"
+"""How names begin that are ours; no attribute's may."""
 _OF_EVENTS = {
     "event_name": "name",
     "event_time": "time",
@@ -74,7 +76,7 @@ def layout(
     """
     names, problems = _renamed(audience, schema)
     found = [
-        _column(audience, source, braze, typed=typed)
+        _column(audience, source, braze, schema, typed=typed)
         for source, braze in names.items()
         if braze
     ]
@@ -101,10 +103,8 @@ def _renamed(
     audience: Audience, schema: Mapping[str, pl.DataType]
 ) -> tuple[dict[str, str], list[str]]:
     """Return Braze's name by file column (empty: left out), and problems."""
-    low = {one.lower(): one for one in schema}
     chosen = {
-        low.get(source.lower(), source): braze
-        for source, braze in audience.columns.items()
+        meant(source, schema): braze for source, braze in audience.columns.items()
     }
     named = {
         "columns": audience.columns.keys() - audience.constants.keys(),
@@ -115,7 +115,7 @@ def _renamed(
         f"{setting}: the file has no column {source!r}"
         for setting, sources in named.items()
         for source in sources
-        if source.lower() not in low
+        if meant(source, schema) not in schema
     ]
     if audience.dedupe and audience.dedupe not in schema:
         problems.append(f"dedupe: the file has no column {audience.dedupe!r}")
@@ -146,34 +146,40 @@ def _renamed(
     return names, problems
 
 
+def meant(source: str, schema: Iterable[str]) -> str:
+    """Return the file column that a setting names: exactly, or but for its case."""
+    if source in schema:
+        return source
+    alike = [one for one in schema if one.lower() == source.lower()]
+    return alike[0] if len(alike) == 1 else source
+
+
 def _default(column: str, schema: Iterable[str]) -> str:
     """Return Braze's name for a column that the settings do not name."""
     known = facts()
     low = column.lower()
     if low in known.left_out:
         return ""
-    for name in (*PRIMARY, *ALIAS, *known.fields):
-        if column == name:
-            return name
     if (braze := known.names.get(column)) and braze not in schema:
         return braze
     return column
 
 
-def _column(audience: Audience, source: str, braze: str, *, typed: bool) -> Column:
+def _column(
+    audience: Audience, source: str, braze: str, schema: Iterable[str], *, typed: bool
+) -> Column:
     field = facts().fields.get(braze) if audience.kind == "attributes" else None
-    low = source.lower()
-    types = {one.lower(): kind for one, kind in audience.types.items()}
-    operations = {one.lower(): what for one, what in audience.operations.items()}
+    types = {meant(one, schema): kind for one, kind in audience.types.items()}
+    removing = {meant(one, schema) for one in audience.remove_when_empty}
     default = "worded" if typed else "inferred"
     if audience.kind != "attributes" and braze.rpartition(".")[2] in _NESTED:
         default = "object"
     return Column(
         source=source,
         name=braze,
-        kind=types.get(low) or (field.kind if field else default),
-        operation=operations.get(low, ""),
-        removes=low in {one.lower() for one in audience.remove_when_empty},
+        kind=types.get(source) or (field.kind if field else default),
+        operation=audience.operations.get(source, ""),
+        removes=source in removing,
         constant=audience.constants.get(source),
         field=field,
     )
@@ -195,7 +201,6 @@ def _lacking(
 
 def _refused(columns: Sequence[Column], audience: Audience) -> list[str]:
     """Name columns that must not be sent as they are."""
-    known = facts()
     problems = []
     for one in columns:
         leave = f"leave it out with columns = {{ {one.source!r} = '' }}"
@@ -207,11 +212,25 @@ def _refused(columns: Sequence[Column], audience: Audience) -> list[str]:
             problems.append(f"column {one.source!r} {why}; {leave}")
         elif audience.kind == "attributes":
             problems += _refused_attribute(one, audience, leave)
-    if audience.membership in {one.name for one in columns}:
-        problems.append(f"membership: the file has {audience.membership!r} already")
-    if audience.membership in known.fields:
-        problems.append(f"membership: {audience.membership!r} is a profile field")
+    if audience.membership:
+        problems += _refused_membership(columns, audience.membership)
     return problems
+
+
+def _refused_membership(columns: Sequence[Column], name: str) -> list[str]:
+    if name in {one.name for one in columns}:
+        return [f"membership: the file has {name!r} already"]
+    if name in facts().fields or not _is_attribute(name):
+        return [f"membership: {name!r} is no name for a custom attribute"]
+    return []
+
+
+def _is_attribute(name: str) -> bool:
+    """Tell whether a custom attribute may be called so."""
+    known = facts()
+    taken = {*PRIMARY, *ALIAS, *known.rejected, *known.controls}
+    plain = 0 < len(name) <= known.limits["name_chars"] and not name.startswith("$")
+    return plain and name not in taken and not name.startswith(OURS)
 
 
 def _refused_attribute(one: Column, audience: Audience, leave: str) -> list[str]:
@@ -220,13 +239,11 @@ def _refused_attribute(one: Column, audience: Audience, leave: str) -> list[str]
     if field and field.subscription and one.name not in audience.allow:
         why = "changes who may be sent what, and Braze should stay its source"
         return [f"column {one.source!r} {why}; {leave}, or say allow = [{one.name!r}]"]
-    if one.name in known.rejected:
-        return [f"column {one.source!r}: Braze does not take {one.name!r}; {leave}"]
     if one.operation and field:
         return [f"operations: {one.name!r} is a profile field, which is only set"]
-    if len(one.name) > known.limits["name_chars"] or one.name.startswith("$"):
-        why = "is no name for an attribute (255 characters, no $ at its beginning)"
-        return [f"column {one.source!r}: {one.name!r} {why}"]
+    if not field and not _is_attribute(one.name):
+        why = "is no name that a custom attribute may have"
+        return [f"column {one.source!r}: {one.name!r} {why}; {leave}"]
     return []
 
 
@@ -243,3 +260,18 @@ def _look_alikes(columns: Iterable[Column]) -> Iterable[str]:
                 f"{meant!r}: say columns = {{ {one.source!r} = {meant!r} }} if it is "
                 "meant"
             )
+
+
+def changing(audience: Audience, *operations: str) -> list[str]:
+    """Return the attributes that certain operations change, sorted."""
+    names = {source.lower(): name for source, name in audience.columns.items()}
+    return sorted(
+        names.get(source.lower(), source)
+        for source, what in audience.operations.items()
+        if what in operations
+    )
+
+
+def unsafe(audience: Audience) -> list[str]:
+    """Return the attributes whose update must not arrive twice."""
+    return changing(audience, "inc", "add")

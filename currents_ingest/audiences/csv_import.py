@@ -7,6 +7,7 @@ objects, and no double quote within a value.
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from currents_ingest.audiences.cells import NULL
 from currents_ingest.audiences.difference import cells_of, latest
 from currents_ingest.audiences.gathering import gathered
 from currents_ingest.audiences.mapping import ID, PERSON, SEPARATOR
-from currents_ingest.errors import SettingsError
+from currents_ingest.errors import GuardError, MappingError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -78,12 +79,14 @@ def write(
         gathered(target, delivery, room) as found,
         closing(_Files(folder, target.name, most)) as output,
     ):
-        gathering.guard(target, found, None)
+        if refused := gathering.unbearable(target, found):
+            raise GuardError(target.name, refused, "Mend the export or the settings.")
+        _check_names(target, found)
         reasons, left_out, people = found.reasons(), dict[str, int](), 0
         for rows in _people(found):
-            kept, refused = _kept(rows)
+            kept, unfit = _kept(rows)
             _add(left_out, left_out_of(rows))
-            _add(reasons, refused)
+            _add(reasons, unfit)
             output.add(kept.select(_columns(kept, target.audience.identifier)))
             people += len(kept)
     return Written(
@@ -93,6 +96,15 @@ def write(
         reasons=reasons,
         left_out=tuple(f"{name} ({n:,} values)" for name, n in left_out.items() if n),
     )
+
+
+def _check_names(target: Target, found: Gathered) -> None:
+    names = [one.name for one in found.layout.columns] if found.layout else []
+    wrong = [one for one in names if re.search(f'{_FORMULA}|["\r\n]', one)]
+    if wrong:
+        told = ", ".join(map(repr, wrong))
+        problem = f"no header of the import may be called {told}: rename it in columns"
+        raise MappingError(target.name, (problem,))
 
 
 def _add(counts: dict[str, int], more: Mapping[str, int]) -> None:

@@ -12,6 +12,7 @@ import polars as pl
 
 from currents_ingest.audiences.braze import facts
 from currents_ingest.audiences.cells import NULL
+from currents_ingest.audiences.columns import unsafe
 from currents_ingest.audiences.mapping import (
     ID,
     OURS,
@@ -45,7 +46,10 @@ class Difference:
 
 
 def difference(
-    old: pl.DataFrame | None, new: pl.DataFrame | None, audience: Audience
+    old: pl.DataFrame | None,
+    new: pl.DataFrame | None,
+    audience: Audience,
+    there: pl.DataFrame | None = None,
 ) -> Difference:
     """Compare cell by cell.
 
@@ -53,17 +57,20 @@ def difference(
         old: The snapshot's rows: ID and cells; null where nothing was ever sent.
         new: The export's rows: OURS and cells; the last of an id counts.
         audience: ``changed`` and ``mode`` say what is sent of whom.
+        there: ID of people who did not leave, though their rows were rejected.
     """
     rows = latest(new)
     cells = cells_of(rows)
     joined = _beside(rows, old, cells)
-    told = _told(joined, cells, whole_rows=audience.changed == "rows")
+    told = _told(joined, cells, audience)
     kept = (
         told.filter(pl.any_horizontal(pl.col(cells).is_not_null()))
         if cells
         else told.clear()
     )
-    left = leavers(old, rows, audience) if audience.mode == "mirror" else None
+    left = (
+        leavers(old, _all(rows, there), audience) if audience.mode == "mirror" else None
+    )
     send = kept if left is None else pl.concat([kept, left], how="diagonal")
     silent = rows.filter(pl.all_horizontal(pl.col(cells).is_null())) if cells else rows
     return Difference(
@@ -114,7 +121,7 @@ def leavers(
         cells = [audience.membership]
         if audience.membership not in gone.columns:
             return None
-        told = gone.filter(pl.col(audience.membership) == "true").select(
+        told = gone.filter(pl.col(audience.membership) != "false").select(
             ID, pl.lit("false").alias(audience.membership)
         )
     else:
@@ -150,26 +157,30 @@ def _beside(
     return joined.with_columns(pl.col("__known__").fill_null(value=False))
 
 
+def _all(rows: pl.DataFrame, there: pl.DataFrame | None) -> pl.DataFrame:
+    ids = rows.select(ID)
+    return ids if there is None else pl.concat([ids, there.select(ID)])
+
+
 def _told(
-    joined: pl.DataFrame, cells: Sequence[str], *, whole_rows: bool
+    joined: pl.DataFrame, cells: Sequence[str], audience: Audience
 ) -> pl.DataFrame:
-    changed = [
-        pl.col(one).is_not_null() & pl.col(one).ne_missing(pl.col(_old(one)))
+    """Keep the cells to send; one that must not arrive twice only if it changed."""
+    changed = {
+        one: pl.col(one).is_not_null() & pl.col(one).ne_missing(pl.col(_old(one)))
         if _old(one) in joined.columns
         else pl.col(one).is_not_null()
         for one in cells
-    ]
-    if whole_rows and cells:
-        some = pl.any_horizontal(changed)
-        changed = [some] * len(cells)
+    }
+    if audience.changed == "rows" and cells:
+        some = pl.any_horizontal(changed.values())
+        once = unsafe(audience)
+        changed = {one: yes if one in once else some for one, yes in changed.items()}
     what = pl.when("__known__").then(pl.lit("changed")).otherwise(pl.lit("new"))
     return joined.select(
         *OURS,
         what.alias(WHAT),
-        *(
-            pl.when(yes).then(pl.col(one)).alias(one)
-            for one, yes in zip(cells, changed, strict=True)
-        ),
+        *(pl.when(yes).then(pl.col(one)).alias(one) for one, yes in changed.items()),
     )
 
 

@@ -72,6 +72,8 @@ def check(name: str, layout: Layout, audience: Audience) -> None:
             f"the file has a column 'properties' and others besides ({told}): leave "
             "one or the other out"
         )
+    twice = sorted({one for one in properties if properties.count(one) > 1})
+    problems += [f"several columns would become property {one!r}" for one in twice]
     problems += [
         f"{one!r} is no name for a property (at most 255 characters, no $ at its "
         "beginning, none that Braze reserves)"
@@ -174,7 +176,7 @@ def _own_cell(column: Column, schema: Mapping[str, Any]) -> pl.Expr:
     if column.name == "time":
         return cells.quoted(cells.iso(_instant(text)))
     if column.name == "properties":
-        return cells.nested(text)
+        return cells.properties(text)
     if column.name == "currency":
         code = text.str.to_uppercase()
         return cells.quoted(pl.when(code.is_in(sorted(people.currencies()))).then(code))
@@ -236,7 +238,8 @@ def _in_hundreds(found: pl.DataFrame) -> pl.DataFrame:
     count = pl.col("quantity").cast(pl.Int64, strict=False)
     if found.select((count > most).any()).item() is not True:
         return found
-    pieces = pl.int_ranges(0, (count.fill_null(1).clip(1, 10_000) - 1) // most + 1)
+    good = pl.col("__reason__").is_null() & count.is_not_null()
+    pieces = pl.int_ranges(0, pl.when(good).then((count - 1) // most + 1).otherwise(1))
     several = found.with_columns(pieces.alias("__piece__")).explode("__piece__")
     piece = pl.col("__piece__")
     rest = (count - piece * most).clip(upper_bound=most).cast(pl.String)

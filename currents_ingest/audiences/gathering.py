@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -13,7 +13,7 @@ from currents_ingest.audiences.blocks import Blocks
 from currents_ingest.audiences.mapping import PART, REJECTS, map_people
 from currents_ingest.audiences.requests import marked
 from currents_ingest.audiences.tables import ROW, Dialect
-from currents_ingest.errors import GuardError, MappingError
+from currents_ingest.errors import MappingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +43,8 @@ class Gathered:
 
     delivery: Delivery
     rows: Blocks
+    mirrored: bool = False
+    """People who are not in it have left."""
     layout: Layout | None = None
     read: int = 0
     """Rows of the file, the rejected ones included."""
@@ -50,11 +52,26 @@ class Gathered:
     """Names of parts, by their number."""
     rejects: list[pl.DataFrame] = field(default_factory=list)
     """REJECTS."""
+    there: list[pl.DataFrame] = field(default_factory=list)
+    """ID of people whose rows were rejected: they did not leave."""
+    nameless: int = 0
+    """Rejected rows that name nobody: anybody may be meant."""
 
     @property
     def rejected(self) -> int:
         """Return how many rows were rejected."""
         return sum(map(len, self.rejects))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return what a person should know of it."""
+        found = list(self.layout.warnings) if self.layout else []
+        if self.mirrored and self.nameless:
+            found.append(
+                f"{self.nameless:,} rejected rows name nobody, so nobody is told to "
+                "have left this time"
+            )
+        return tuple(found)
 
     def reasons(self) -> dict[str, int]:
         """Return how many rows were rejected for what, the most first."""
@@ -84,7 +101,8 @@ def gathered(target: Target, delivery: Delivery, memory: int) -> Iterator[Gather
         MappingError: Its columns do not fit.
     """
     with closing(Blocks(memory)) as rows:
-        found = Gathered(delivery=delivery, rows=rows)
+        mirrored = target.audience.mode == "mirror"
+        found = Gathered(delivery=delivery, rows=rows, mirrored=mirrored)
         _read(found, target)
         yield found
 
@@ -108,42 +126,36 @@ def _read(found: Gathered, target: Target) -> None:
         _take(found, target, chunk)
 
 
-def guard(target: Target, gathered: Gathered, last: int | None) -> None:
-    """Refuse an export that looks wrong as a whole.
+def unbearable(target: Target, found: Gathered) -> str:
+    """Return why nothing of an export may be sent; empty: it may."""
+    share = found.rejected / found.read if found.read else 0.0
+    if share <= target.audience.max_reject_share:
+        return ""
+    told = "; ".join(
+        f"{reason} ({count:,})" for reason, count in list(found.reasons().items())[:5]
+    )
+    return (
+        f"{found.rejected:,} of {found.read:,} rows are rejected, more than "
+        f"max_reject_share: {told}"
+    )
+
+
+def suspicious(target: Target, found: Gathered, last: int | None) -> str:
+    """Return why a person should look at an export first; empty: nobody need to.
 
     Args:
         target: Whose it is.
-        gathered: What it holds.
+        found: What it holds.
         last: Rows that were accepted of the export before; None: there was none.
-
-    Raises:
-        GuardError: Too many rejects, or too few people.
     """
-    audience = target.audience
-    force = "If it is right, say --force."
-    share = gathered.rejected / gathered.read if gathered.read else 0.0
-    if share > audience.max_reject_share:
-        told = "; ".join(
-            f"{reason} ({count:,})"
-            for reason, count in list(gathered.reasons().items())[:5]
-        )
-        raise GuardError(
-            target.name,
-            f"{gathered.rejected:,} of {gathered.read:,} rows are rejected, more than "
-            f"max_reject_share: {told}",
-            "Mend the export or the settings; `audience preview` tells more.",
-        )
-    if audience.kind != "attributes":
-        return
-    people = gathered.rows.rows
+    people = found.rows.rows
+    if target.audience.kind != "attributes":
+        return ""
     if not people:
-        raise GuardError(target.name, "the export names nobody", force)
-    if last and people < last * (1 - audience.max_shrink):
-        raise GuardError(
-            target.name,
-            f"the export has {people:,} people, and the one before had {last:,}",
-            force,
-        )
+        return "the export names nobody"
+    if last and people < last * (1 - target.audience.max_shrink):
+        return f"the export has {people:,} people, and the one before had {last:,}"
+    return ""
 
 
 def _take(found: Gathered, target: Target, chunk: Chunk) -> None:
@@ -152,8 +164,10 @@ def _take(found: Gathered, target: Target, chunk: Chunk) -> None:
     mapped = _mapped(found, target, frame)
     found.read += len(frame) + len(chunk.bad)
     found.rows.add(mapped.rows)
+    found.nameless += len(mapped.rejects) - len(mapped.there) + len(chunk.bad)
     if len(mapped.rejects):
-        found.rejects.append(mapped.rejects.cast(REJECTS))  # type: ignore[arg-type]
+        found.rejects.append(mapped.rejects.cast(REJECTS))
+        found.there.append(mapped.there)
     if chunk.bad:
         told = [(part, one.row, one.reason) for one in chunk.bad]
         found.rejects.append(pl.DataFrame(told, REJECTS, orient="row"))
@@ -164,10 +178,8 @@ def _mapped(found: Gathered, target: Target, frame: pl.DataFrame) -> Mapped:
     audience = target.audience
     if audience.kind == "attributes":
         mapped = map_people(frame, found.layout, audience)
-        return type(mapped)(
-            rows=marked(mapped.rows, audience, found.delivery.id),
-            rejects=mapped.rejects,
-        )
+        rows = marked(mapped.rows, audience, found.delivery.id)
+        return replace(mapped, rows=rows)
     return events.map_events(frame, found.layout, audience, found.delivery.id)
 
 

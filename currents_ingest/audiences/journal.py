@@ -13,13 +13,12 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime  # noqa: TC003 (pydantic reads it)
 from io import BytesIO
-from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from currents_ingest.audiences.blocks import Blocks, in_range
+from currents_ingest.audiences.blocks import RANGE, Blocks, in_range
 from currents_ingest.audiences.mapping import AT, GONE, ID, RESERVED
 from currents_ingest.errors import (
     AlreadyThereError,
@@ -49,7 +48,7 @@ class Step(BaseModel):
     number: int = 0
     at: datetime
     run: str
-    kind: Literal["begin", "told", "intent", "fold", "end"]
+    kind: Literal["begin", "doubt", "intent", "told", "fold", "end"]
     objects: tuple[str, ...] = ()
     """What the snapshot has to know; of a fold its parts, in order of ids."""
     unknown: tuple[str, ...] = ()
@@ -117,7 +116,11 @@ class Journal:
         try:
             self.store.create(_key(numbered.number), body)
         except AlreadyThereError:
-            raise LedgerConflictError(numbered.number) from None
+            there = _read_at(_key(numbered.number), self.store)
+            if there.run != step.run:
+                raise LedgerConflictError(numbered.number) from None
+            self._take(there)  # our own, of which we were told that it failed
+            return self.commit(step)
         self._take(numbered)
         return numbered
 
@@ -162,12 +165,12 @@ class Journal:
         Intents that are not settled stay as steps do, for they are named by number.
         """
         old = [*self.parts, *(key for one in self.told for key in one.objects)]
-        keys, rows, numbers = [], 0, count()
+        keys, rows = [], 0
         with self.snapshot(memory) as snapshot:
-            for frame in snapshot.frames():
-                name = f"snapshot/{self.head + 1:010}-{next(numbers):05}.parquet"
-                keys.append(self.write(name, frame))
-                rows += len(frame)
+            for number, part in enumerate(_even(snapshot.frames())):
+                name = f"snapshot/{self.head + 1:010}-{number:05}.parquet"
+                keys.append(self.write(name, part))
+                rows += len(part)
         kept = {key for one in self.undecided.values() for key in one.unknown}
         about = {
             "retired": [one for one in old if one not in kept],
@@ -190,7 +193,7 @@ class Journal:
             self.last = step.about["last"]
             for number in set(step.about["open"]) - self.undecided.keys():
                 self.undecided[number] = _read_at(_key(number), self.store)
-        elif step.kind in {"told", "intent"}:
+        elif step.kind in {"doubt", "intent", "told"}:
             self.told.append(step)
         if step.kind == "end":
             self.last = step.about
@@ -206,11 +209,6 @@ class Snapshot:
 
     journal: Journal
     since: Blocks
-
-    @property
-    def rows(self) -> int:
-        """Return about how many people it has; those told of twice count twice."""
-        return self.journal.rows + self.since.rows
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """Yield all of it, range by range."""
@@ -281,6 +279,19 @@ def merged(
     told = later.select(ID, *cells)
     whole = told if rest is None else pl.concat([rest, told], how="diagonal")
     return whole.sort(ID) if len(whole) else None
+
+
+def _even(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """Cut sorted frames into parts of one size, whatever came."""
+    rest: pl.DataFrame | None = None
+    for frame in frames:
+        whole = frame if rest is None else pl.concat([rest, frame], how="diagonal")
+        while len(whole) > RANGE:
+            yield whole[:RANGE]
+            whole = whole[RANGE:]
+        rest = whole
+    if rest is not None:
+        yield rest
 
 
 def _is_state(column: str) -> bool:

@@ -37,7 +37,7 @@ RESERVED = frozenset(
 """Column names that are not cells; no attribute may be called so."""
 SEPARATOR = "\x1f"
 """Between the name and the label of an alias, in a person's key."""
-REJECTS = {PART: pl.UInt32, ROW: pl.UInt32, "reason": pl.String}
+REJECTS = pl.Schema({PART: pl.UInt32, ROW: pl.UInt32, "reason": pl.String})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,8 @@ class Mapped:
     """OURS, then a column of cells for each name; null leaves the attribute alone."""
     rejects: pl.DataFrame
     """REJECTS."""
+    there: pl.DataFrame
+    """ID of rejected rows that name somebody."""
 
 
 def map_people(frame: pl.DataFrame, layout: Layout, audience: Audience) -> Mapped:
@@ -94,13 +96,15 @@ def split(found: pl.DataFrame) -> Mapped:
     """Part rows that have a reason against them from the others."""
     if found["__reason__"].null_count() == len(found):
         rows = found.drop("__reason__")
-        return Mapped(rows=rows, rejects=pl.DataFrame(schema=dict(REJECTS)))
+        none = rows.clear().select(ID)
+        return Mapped(rows=rows, rejects=pl.DataFrame(schema=REJECTS), there=none)
     fits = pl.col("__reason__").is_null()
     return Mapped(
         rows=found.filter(fits).drop("__reason__"),
         rejects=found.filter(~fits).select(
             PART, ROW, pl.col("__reason__").alias("reason")
         ),
+        there=found.filter(~fits).select(ID).drop_nulls(),
     )
 
 

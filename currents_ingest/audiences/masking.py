@@ -54,7 +54,7 @@ def masked(cell: str) -> str:
     """Show a cell's shape: letters as x, digits as 9; true, false and null as is."""
     if cell in {"true", "false", "null"}:
         return cell
-    return re.sub(r"[0-9]", "9", re.sub(r"[^\W\d_]", "x", cell))
+    return re.sub(r"\d", "9", re.sub(r"[^\W\d_]", "x", cell))
 
 
 def _names(value: Any) -> Iterator[str]:

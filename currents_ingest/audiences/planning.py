@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from currents_ingest.audiences.gathering import Gathered, Target
     from currents_ingest.audiences.journal import Snapshot
 
+_REJECTS = "rejects.jsonl"
 _CHURNY, _ENOUGH = 0.5, 20
 """An attribute that changes for so large a share of so many people is churny."""
 
@@ -122,12 +123,15 @@ def differences(
     snapshot: Snapshot, gathered: Gathered, audience: Audience
 ) -> Iterator[Difference]:
     """Yield what is to be sent, range by range; each row with its object."""
+    there = pl.concat(gathered.there) if gathered.there else None
+    if gathered.mirrored and gathered.nameless:
+        audience = audience.model_copy(update={"mode": "upsert"})
     for span, old in snapshot.beside(gathered.rows):
         new = gathered.rows.between(span)
         if new is None and (old is None or audience.mode != "mirror"):
             continue
         if audience.kind == "attributes":
-            found = difference(old, new, audience)
+            found = difference(old, new, audience, there)
             yield replace(found, send=with_objects(found.send, audience))
         else:
             yield unsent(old, new)
@@ -144,10 +148,13 @@ class Plan:
     head: int
     """Last step of the audience's ledger when it was made."""
     delivery: str
+    rows: int
+    """Of the export."""
     accepted: int
-    """Rows of the export that were not rejected."""
+    """Of them those that were not rejected."""
     guard: str
-    """Why the export looks wrong as a whole; empty: it does not."""
+    """Why a person should look at the export first; empty: nobody need to."""
+    warnings: tuple[str, ...]
 
 
 def digest(audience: Audience) -> str:
@@ -155,13 +162,16 @@ def digest(audience: Audience) -> str:
     return sha256(audience.model_dump_json().encode()).hexdigest()[:16]
 
 
-def write_plan(path: Path, plan: Plan, found: Iterator[pl.DataFrame]) -> None:
+def write_plan(
+    path: Path, plan: Plan, found: Iterator[pl.DataFrame], rejects: pl.DataFrame
+) -> None:
     """Write a plan, for its owner only: it holds what will be sent.
 
     Args:
         path: A new file.
-        plan: Called when the rows are through, so it may count them.
+        plan: What it says of itself.
         found: Rows to send, range by range.
+        rejects: Rows that are not sent, and why.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file, zipfile.ZipFile(file, "w") as whole:
@@ -169,15 +179,22 @@ def write_plan(path: Path, plan: Plan, found: Iterator[pl.DataFrame]) -> None:
             body = BytesIO()
             frame.write_parquet(body, compression="zstd", compression_level=1)
             whole.writestr(f"{number:05}.parquet", body.getvalue())
+        whole.writestr(_REJECTS, rejects.write_ndjson())
         whole.writestr("plan.json", json.dumps(asdict(plan)))
 
 
 def read_plan(path: Path) -> Plan:
-    """Read what a plan says of itself; raises ExportError if it is none."""
+    """Read what a plan says of itself, and see that it is whole.
+
+    Raises:
+        ExportError: It is no plan, or not as it was written.
+    """
     try:
         with zipfile.ZipFile(path) as whole:
+            if whole.testzip():
+                raise ExportError(str(path), "the plan is damaged; make a new one")
             told = json.loads(whole.read("plan.json"))
-        return Plan(**told)
+        return Plan(**told | {"warnings": tuple(told["warnings"])})
     except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         reason = f"it is no plan of `audience preview -o` ({type(error).__name__})"
         raise ExportError(str(path), reason) from None
@@ -189,6 +206,12 @@ def plan_rows(path: Path) -> Iterator[pl.DataFrame]:
         for name in sorted(whole.namelist()):
             if name.endswith(".parquet"):
                 yield pl.read_parquet(BytesIO(whole.read(name)))
+
+
+def plan_rejects(path: Path) -> bytes:
+    """Return the rows that a plan does not send, as JSON lines."""
+    with zipfile.ZipFile(path) as whole:
+        return whole.read(_REJECTS)
 
 
 def fits(plan: Plan, target: Target, destination: str, head: int) -> None:

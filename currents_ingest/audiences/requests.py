@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 import polars as pl
 
+from currents_ingest.audiences.columns import changing
 from currents_ingest.audiences.mapping import (
     OBJECT,
     PERSON,
@@ -19,7 +20,7 @@ from currents_ingest.audiences.mapping import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from currents_ingest.audience_config import Audience
 
@@ -27,8 +28,8 @@ _EPOCH = 1_000_000_000
 """A reset above it is a time, below it seconds to wait: Braze documents both."""
 _PASSING = (408, 423, 425)
 """Answers below 500 that another try may change."""
-_MARK = 17
-"""Characters after an increment's cell that say which delivery it came with."""
+_MARK = "@[0-9a-f]{16}$"
+"""What follows an increment's cell and says which delivery it came with."""
 TEXTS = {
     401: "the key is wrong, lacks users.track, or belongs to another instance: check "
     "braze.instance and the key's variable (braze.api_key_env)",
@@ -60,10 +61,16 @@ class Request:
 
     def halves(self) -> tuple[Request, Request]:
         """Cut it in two."""
-        at = len(self.rows) // 2
-        return (
-            replace(self, rows=self.rows[:at], objects=self.objects[:at]),
-            replace(self, rows=self.rows[at:], objects=self.objects[at:]),
+        middle, end = len(self.rows) // 2, len(self.rows)
+        return self.only(range(middle)), self.only(range(middle, end))
+
+    def only(self, places: Iterable[int]) -> Request:
+        """Return it with some of its objects."""
+        chosen = list(places)
+        return replace(
+            self,
+            rows=[self.rows[at] for at in chosen],
+            objects=[self.objects[at] for at in chosen],
         )
 
 
@@ -81,9 +88,10 @@ class Answer:
 class Verdict:
     """What an answer means for a request."""
 
-    kind: Literal["taken", "split", "again", "unknown", "refused"]
+    kind: Literal["taken", "split", "rest", "again", "unknown", "refused"]
+    """split: in two, sent again; rest: without those that failed, sent again."""
     failed: Mapping[int, str] = field(default_factory=dict)
-    """Of a request that was taken: objects that were not, with Braze's reason."""
+    """Objects that Braze did not take, with its reason."""
     reason: str = ""
 
 
@@ -94,7 +102,7 @@ def with_objects(send: pl.DataFrame, audience: Audience) -> pl.DataFrame:
     pairs = [
         pl.concat_str(
             pl.lit(orjson.dumps(one).decode() + ":"),
-            pl.col(one).str.head(-_MARK) if one in counted else pl.col(one),
+            pl.col(one).str.replace(_MARK, "") if one in counted else pl.col(one),
         )
         for one in cells
     ]
@@ -124,21 +132,6 @@ def marked(rows: pl.DataFrame, audience: Audience, delivery: str) -> pl.DataFram
         for one in changing(audience, "inc")
         if one in rows.columns
     )
-
-
-def changing(audience: Audience, *operations: str) -> list[str]:
-    """Return the attributes that certain operations change, sorted."""
-    names = {source.lower(): name for source, name in audience.columns.items()}
-    return sorted(
-        names.get(source.lower(), source)
-        for source, what in audience.operations.items()
-        if what in operations
-    )
-
-
-def unsafe(audience: Audience) -> list[str]:
-    """Return the attributes whose update must not arrive twice."""
-    return changing(audience, "inc", "add")
 
 
 def grouped(
@@ -223,6 +216,11 @@ def lost(request: Request, cause: str) -> Verdict:
     return _perhaps(request, cause)
 
 
+def poisoned(request: Request, cause: str) -> Verdict:
+    """Say what to do with a request that alone is never answered: narrow it down."""
+    return _split(request, f"{cause}, again and again")
+
+
 def wait(answer: Answer, now: float) -> float | None:
     """Return the seconds that an answer asks us to wait; None if it names none.
 
@@ -273,11 +271,12 @@ def _nameless(request: Request, failed: Mapping[int, str], reason: str) -> Verdi
 
 
 def _bad_request(request: Request, answer: Answer) -> Verdict:
-    """Nothing of it was taken: the objects named are bad, or it is cut in two."""
+    """Nothing of it was taken: without the objects named it may be, or in two."""
     told = _json(answer.body)
     failed, _ = _errors(request, told)
-    if failed and len(failed) == len(request.rows):
-        return Verdict(kind="taken", failed=failed)
+    if failed:
+        whole = len(failed) == len(request.rows)
+        return Verdict(kind="taken" if whole else "rest", failed=failed)
     return _split(request, f"{answer.status} {told.get('message') or 'bad request'}")
 
 
@@ -297,7 +296,8 @@ def _errors(request: Request, told: Mapping[str, Any]) -> tuple[dict[int, str], 
     """Return errors by object, and one that names none."""
     failed: dict[int, list[str]] = {}
     nameless = ""
-    for error in told.get("errors") or ():
+    errors = told.get("errors")
+    for error in errors if isinstance(errors, list) else ():
         reason = error.get("type") if isinstance(error, dict) else error
         index = error.get("index") if isinstance(error, dict) else None
         if isinstance(index, int) and 0 <= index < len(request.rows):

@@ -21,6 +21,7 @@ from currents_ingest.audiences.pace import to_next_hour
 from currents_ingest.audiences.requests import (
     Verdict,
     lost,
+    poisoned,
     used_up,
     verdict,
     wait,
@@ -38,10 +39,10 @@ log = structlog.get_logger()
 
 State = Literal["taken", "failed", "unknown", "unsent"]
 Note = Callable[[list["Outcome"]], Awaitable[None]]
-_REASON = 200
-"""Characters of a reason that are kept."""
 _LONGEST = 60.0
 """Seconds between two tries, at most."""
+_LEAST = 1.0
+"""Seconds to wait after a 429, at least: clocks differ."""
 _PATIENT = 900.0
 """Seconds after which a wait for Braze's limit is told."""
 
@@ -62,8 +63,6 @@ class Tally:
     requests: int = 0
     again: int = 0
     """Requests that were repeated."""
-    waited: float = 0.0
-    """Seconds that Braze's limits made us wait."""
     seconds: float = 0.0
     """From the first request to the last answer."""
 
@@ -81,7 +80,13 @@ class Sender:
     patience: float
     """Seconds to go on where Braze does not answer."""
     stop: Callable[[], bool]
+    check: Callable[[], None]
+    """Raises if we may send no more, for another run may have taken over."""
     tally: Tally = field(default_factory=Tally)
+    halted: bool = False
+    """A request met what stops all of them."""
+    _answered: float = 0.0
+    """When an answer last said what became of a request."""
 
     async def deliver(self, request: Request, note: Note) -> None:
         """Send a request until it is known what became of each object.
@@ -102,23 +107,29 @@ class Sender:
                 await self.deliver(half, note)
             return
         await note(_outcomes(request, found))
+        if found.kind == "rest":
+            left = set(range(len(request.rows))) - found.failed.keys()
+            await self.deliver(request.only(sorted(left)), note)
 
     async def _verdict(self, request: Request) -> Verdict:
         body, since, tries = request.body, time.monotonic(), 0
         while True:
             await self._turn()
-            found, limited = await self._try(request, body)
+            found, status = await self._try(request, body)
             if found.kind == "refused":
-                raise BrazeRefusedError(limited or 0, found.reason)
+                raise BrazeRefusedError(status or 0, found.reason)
             if found.kind != "again":
+                self._answered = time.monotonic()
                 return found
-            if limited == 429:
+            if status == 429:
                 since = time.monotonic()  # it answers, and asks us to wait
             elif time.monotonic() - since > self.patience:
-                raise BrazeDownError(found.reason)
+                if self._answered < since:
+                    raise BrazeDownError(found.reason)
+                return poisoned(request, found.reason)
             self.tally.again += 1
             tries += 1
-            if limited != 429:
+            if status != 429:
                 await self._sleep(_pause(tries))
 
     async def _try(self, request: Request, body: bytes) -> tuple[Verdict, int | None]:
@@ -137,10 +148,10 @@ class Sender:
         """Hold everything back as long as the answer says."""
         if answer.status != 429 and not used_up(answer):
             return
-        seconds = wait(answer, time.time())
-        if seconds is None:
-            seconds = min(5.0, to_next_hour(time.time())) if answer.status == 429 else 0
-        self.tally.waited += seconds
+        seconds = wait(answer, time.time()) or 0.0
+        if answer.status == 429:
+            seconds = max(seconds, _LEAST)
+        seconds = min(seconds, to_next_hour(time.time()) + _LEAST)
         if seconds > _PATIENT:
             log.warning("Braze's limit is used up", wait_seconds=round(seconds))
         self.pace.hold(time.monotonic() + seconds)
@@ -148,15 +159,18 @@ class Sender:
     async def _turn(self) -> None:
         while delay := self.pace.delay(time.monotonic()):
             await self._sleep(delay)
-        if self.stop():
-            raise StoppedError
+        self._go_on()
+        self.check()
 
     async def _sleep(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            if self.stop():
-                raise StoppedError
+            self._go_on()
             await asyncio.sleep(min(left, 0.5))
+
+    def _go_on(self) -> None:
+        if self.halted or self.stop():
+            raise StoppedError
 
 
 def _pause(tries: int) -> float:
@@ -193,6 +207,7 @@ async def send_all(
                 await sender.deliver(request, note)
             except Exception as error:  # noqa: BLE001 (raised again below)
                 trouble.append(error)
+                sender.halted = True
 
     started = time.monotonic()
     workers = [asyncio.create_task(work()) for _ in range(at_once)]
@@ -224,7 +239,7 @@ def _outcomes(request: Request, found: Verdict) -> list[Outcome]:
     ]
     rest = [row for at, row in enumerate(request.rows) if at not in found.failed]
     if found.kind == "unknown":
-        told.append(Outcome(rest, "unknown", found.reason[:_REASON]))
-    elif rest:
+        told.append(Outcome(rest, "unknown", reason_without_values(found.reason)))
+    elif found.kind == "taken" and rest:
         told.append(Outcome(rest, "taken"))
     return told

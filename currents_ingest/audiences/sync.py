@@ -18,7 +18,7 @@ from currents_ingest.audiences.work import (
     Run,
     at_work,
     look,
-    objection,
+    rejects_of,
     room,
     summary,
 )
@@ -75,20 +75,23 @@ def preview(settings: Settings, target: Target, plan: Path | None = None) -> Pre
         gathered(target, _delivery(target), room(settings)) as found,
         journal.snapshot(room(settings)) as snapshot,
     ):
-        refused = objection(target, found, journal)
+        refused = gathering.unbearable(target, found)
+        odd = gathering.suspicious(target, found, journal.last.get("accepted"))
         differences = planning.differences(snapshot, found, target.audience)
         frames = _counted(differences, figures, settings, shown)
-        if plan:
+        if plan and not refused:
             kept = Plan(
                 audience=target.name,
                 destination=where,
                 digest=planning.digest(target.audience),
                 head=journal.head,
                 delivery=found.delivery.id,
-                accepted=found.rows.rows,
-                guard=refused,
+                rows=found.read,
+                accepted=found.read - found.rejected,
+                guard=odd,
+                warnings=found.warnings,
             )
-            planning.write_plan(plan, kept, frames)
+            planning.write_plan(plan, kept, frames, rejects_of(found))
         else:
             deque(frames, maxlen=0)
     return Preview(
@@ -103,8 +106,8 @@ def preview(settings: Settings, target: Target, plan: Path | None = None) -> Pre
         seconds=planning.seconds_at_limit(figures, settings.braze),
         samples=shown,
         churny=figures.churny(),
-        warnings=found.layout.warnings if found.layout else (),
-        guard=refused,
+        warnings=found.warnings,
+        guard=refused or odd,
     )
 
 

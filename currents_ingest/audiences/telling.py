@@ -1,8 +1,9 @@
 """Rows to Braze, and into the audience's ledger what became of them.
 
-What may be sent twice is sent, then written down. What must not (events, purchases,
-increments) is written down first: a run that is killed leaves it as *unknown*, for a
-person to decide, and no later run sends it again.
+What is about to be sent is written down first, range by range. What may be sent twice
+is in doubt then: unless its acknowledgement is written down as well, it is sent again.
+What must not (events, purchases, increments) is announced in small chunks: a run that
+is killed leaves them *unknown*, for a person to decide, and no later run sends them.
 """
 
 from __future__ import annotations
@@ -12,20 +13,31 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import structlog
 
+from currents_ingest.audiences.batches import (
+    Batch,
+    cut,
+    doubtful,
+    left,
+    news,
+    once,
+    only_once,
+)
 from currents_ingest.audiences.client import connected
-from currents_ingest.audiences.difference import cells_of
 from currents_ingest.audiences.journal import Step
-from currents_ingest.audiences.mapping import GONE, ID, PERSON, REASON, STATE
 from currents_ingest.audiences.pace import Pace
-from currents_ingest.audiences.requests import grouped, unsafe, with_objects
+from currents_ingest.audiences.requests import grouped
 from currents_ingest.audiences.sending import Outcome, Sender, Tally, send_all
-from currents_ingest.errors import CurrentsError, LedgerConflictError
+from currents_ingest.errors import (
+    BrazeRefusedError,
+    CurrentsError,
+    LeaseLostError,
+    LedgerConflictError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -42,6 +54,8 @@ _CHUNK = 50
 sent twice: what a killed run leaves unknown."""
 _SLICE = 15_000
 """Rows that become requests at once: more would keep answers waiting."""
+_HOPELESS = 1000
+"""Failed objects after which a run stops, if they are most of all."""
 _SOONEST, _LATEST = 1.0, 10.0
 """Seconds between two steps; a long run makes fewer."""
 
@@ -60,34 +74,6 @@ class Told:
 
 
 @dataclass(slots=True)
-class _Batch:
-    """Rows that are on their way."""
-
-    rows: pl.DataFrame
-    intent: int | None = None
-    """The step that wrote them down before they were sent; None: they are safe."""
-    outcomes: list[Outcome] = field(default_factory=list)
-    """Those that are not written down yet."""
-    decided: set[int] = field(default_factory=set)
-    """Rows of which something is known."""
-
-    @property
-    def whole(self) -> bool:
-        """Tell whether something is known of every row."""
-        return len(self.decided) == len(self.rows)
-
-    @property
-    def ripe(self) -> bool:
-        """Tell whether there is something to write down."""
-        return bool(self.outcomes) and (self.intent is None or self.whole)
-
-    def these(self, state: str) -> pl.DataFrame:
-        """Return the rows that came to a state."""
-        chosen = [one.rows for one in self.outcomes if one.state == state]
-        return self.rows[list(chain.from_iterable(chosen))]
-
-
-@dataclass(slots=True)
 class Teller:
     """Tells Braze, and the ledger what Braze said; one for each run."""
 
@@ -96,9 +82,11 @@ class Teller:
     braze: Braze
     run: str
     stop: Callable[[], bool]
+    check: Callable[[], None] = lambda: None
+    """Raises if another run may have taken over."""
     told: Told = field(default_factory=Told)
     tally: Tally = field(default_factory=Tally)
-    _batches: list[_Batch] = field(default_factory=list)
+    _batches: list[Batch] = field(default_factory=list)
     _started: float = field(default_factory=time.monotonic)
     _written: float = field(default_factory=time.monotonic)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -122,7 +110,7 @@ class Teller:
         Raises:
             BrazeRefusedError: Nothing more can be sent until a person acts.
             BrazeDownError: Braze did not answer for too long.
-            LedgerConflictError: Another run of this audience took over.
+            LedgerConflictError, LeaseLostError: Another run may have taken over.
         """
         asyncio.run(self._tell(self._requests(frames, again), base, key))
 
@@ -141,11 +129,12 @@ class Teller:
                 pace=Pace.of(self.braze.pace),
                 patience=self.braze.patience.total_seconds(),
                 stop=self.stop,
+                check=self.check,
                 tally=self.tally,
             )
             try:
                 all_went = await send_all(sender, requests, self.braze.concurrency)
-            except LedgerConflictError:
+            except (LedgerConflictError, LeaseLostError):
                 raise  # it is no longer ours to write down
             except CurrentsError:
                 await self._finish()
@@ -158,29 +147,22 @@ class Teller:
     ) -> AsyncIterator[tuple[Note, Request]]:
         for step in again:
             rows = pl.concat(map(self.journal.read, step.unknown))
-            for one in self._of(await self._announced(rows, settles=step.number)):
+            for one in self._of(await self._announced(rows, (step.number,))):
                 yield one
         coming = asyncio.create_task(asyncio.to_thread(next, frames, None))
         while (frame := await coming) is not None:
             coming = asyncio.create_task(asyncio.to_thread(next, frames, None))
-            once = self._once(frame)
-            for rows in frame.filter(~once).iter_slices(_SLICE):
-                for one in self._of(_Batch(rows)):
+            if self.audience.kind == "attributes":
+                await self._written_down(partial(self._doubt, frame))
+            alone = once(frame, self.audience)
+            for rows in frame.filter(~alone).iter_slices(_SLICE):
+                for one in self._of(Batch(rows)):
                     yield one
-            for chunk in _cut(frame.filter(once), _CHUNK * self.braze.most):
-                batch = await self._announced(chunk)
-                for one in self._of(batch):
+            for rows in cut(frame.filter(alone), _CHUNK * self.braze.most):
+                for one in self._of(await self._announced(rows)):
                     yield one
 
-    def _once(self, frame: pl.DataFrame) -> pl.Expr:
-        """Tell which rows must not be sent twice."""
-        if self.audience.kind != "attributes":
-            return pl.lit(value=True)
-        names = [one for one in unsafe(self.audience) if one in frame.columns]
-        said = [pl.col(one).is_not_null() for one in names]
-        return pl.any_horizontal(said) if said else pl.lit(value=False)
-
-    def _of(self, batch: _Batch) -> Iterator[tuple[Note, Request]]:
+    def _of(self, batch: Batch) -> Iterator[tuple[Note, Request]]:
         self._batches.append(batch)
         found = grouped(
             batch.rows,
@@ -193,28 +175,27 @@ class Teller:
         return ((note, one) for one in found)
 
     async def _announced(
-        self, rows: pl.DataFrame, *, settles: int | None = None
-    ) -> _Batch:
+        self, rows: pl.DataFrame, settles: tuple[int, ...] = ()
+    ) -> Batch:
         """Write down what is about to be sent, in place of what was before."""
-        before = () if settles is None else (settles,)
+        step = await self._written_down(partial(self._announce, rows, settles))
+        return Batch(rows, intent=step.number)
+
+    async def _written_down(self, write: Callable[[], Step]) -> Step:
         async with self._writing:
-            step = await asyncio.to_thread(
-                self._step, "intent", None, self._only_once(rows), settles=before
-            )
-        return _Batch(rows, intent=step.number)
+            return await asyncio.to_thread(write)
 
-    def _only_once(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Return rows with those cells and objects alone that must not arrive twice.
+    def _doubt(self, rows: pl.DataFrame) -> Step:
+        void = doubtful(rows, self.audience)
+        return self._commit("doubt", (self._object("doubt", void),), len(void))
 
-        What else a person's object holds is safe: if nobody knows what became of it,
-        the next run sends it again.
-        """
-        if self.audience.kind != "attributes":
-            return rows
-        safe = [one for one in cells_of(rows) if one not in unsafe(self.audience)]
-        return with_objects(rows.drop(safe), self.audience)
+    def _announce(self, rows: pl.DataFrame, settles: tuple[int, ...]) -> Step:
+        lost = only_once(rows, self.audience)
+        key = (self._object("unknown", lost),)
+        step = {"unknown": key, "unknown_rows": len(lost), "settles": settles}
+        return self._commit("intent", key, len(lost), **step)
 
-    async def _note(self, batch: _Batch, outcomes: list[Outcome]) -> None:
+    async def _note(self, batch: Batch, outcomes: list[Outcome]) -> None:
         batch.outcomes += outcomes
         for one in outcomes:
             batch.decided.update(one.rows)
@@ -234,6 +215,8 @@ class Teller:
         else:
             told.unknown += count
         told.reasons[one.reason] = told.reasons.get(one.reason, 0) + count
+        if told.failed >= _HOPELESS and told.failed > told.taken:
+            raise BrazeRefusedError(400, f"it refuses most objects ({one.reason})")
 
     async def _finish(self) -> None:
         """Write down the rest: what was announced and never sent was not sent."""
@@ -245,31 +228,36 @@ class Teller:
         await self._write_down()
 
     async def _write_down(self) -> None:
+        """Write down what became of rows; what cannot be written stays to be."""
         async with self._writing:
             ripe = [one for one in self._batches if one.ripe]
-            now = [(one, _Batch(one.rows, one.intent, one.outcomes)) for one in ripe]
-            for batch, _ in now:
-                batch.outcomes = []
+            now = [Batch(one.rows, one.intent, one.outcomes) for one in ripe]
+            for one in ripe:
+                one.outcomes = []
+            try:
+                if now:
+                    await asyncio.to_thread(self._write, now)
+            except CurrentsError:
+                for one, before in zip(ripe, now, strict=True):
+                    one.outcomes = before.outcomes + one.outcomes
+                raise
             self._batches = [
                 one for one in self._batches if one.outcomes or not one.whole
             ]
-            if now:
-                await asyncio.to_thread(self._write, [one for _, one in now])
             self._written = time.monotonic()
 
-    def _write(self, batches: list[_Batch]) -> None:
-        frames = [_news(one, self.audience) for one in batches]
-        news = [one for one in frames if len(one)]
+    def _write(self, batches: list[Batch]) -> None:
+        found = [one for one in (news(b, self.audience) for b in batches) if len(one)]
         settles = tuple(one.intent for one in batches if one.intent is not None)
-        left = [one for one in map(_left, batches) if len(one)]
-        if left:
-            self._lists += 1
-            name = f"runs/{self.run}/left-{self._lists:05}.parquet"
-            self.journal.write(name, pl.concat(left, how="diagonal"))
+        rest = [one for one in map(left, batches) if len(one)]
+        if rest:
+            name = f"runs/{self.run}/left-{self._lists + 1:05}.parquet"
+            self.journal.write(name, pl.concat(rest, how="diagonal"))
         lost = pl.concat([one.these("unknown") for one in batches], how="diagonal")
-        told = pl.concat(news, how="diagonal") if news else None
+        told = pl.concat(found, how="diagonal") if found else None
         if told is not None or settles:
-            self._step("told", told, self._only_once(lost), settles=settles)
+            self._settle(told, only_once(lost, self.audience), settles)
+        self._lists += bool(rest)
         log.info(
             "audience told",
             taken=self.told.taken,
@@ -277,80 +265,27 @@ class Teller:
             unknown=self.told.unknown,
         )
 
-    def _step(
-        self,
-        kind: Any,
-        rows: pl.DataFrame | None,
-        unknown: pl.DataFrame,
-        *,
-        settles: tuple[int, ...],
-    ) -> Step:
-        """Write objects, then the step that names them."""
-        name = f"{self.journal.head + 1:010}-{self.run}"
-        lost: tuple[str, ...] = ()
-        told: tuple[str, ...] = ()
-        if len(unknown):
-            lost = (self.journal.write(f"unknown/{name}.parquet", unknown),)
-        if rows is not None:
-            told = (self.journal.write(f"{kind}/{name}.parquet", rows),)
-        return self.journal.commit(
-            Step(
-                at=datetime.now(UTC),
-                run=self.run,
-                kind=kind,
-                objects=lost if kind == "intent" else told,
-                rows=len(unknown) if rows is None else len(rows),
-                unknown=lost,
-                unknown_rows=len(unknown),
-                settles=settles,
-            )
+    def _settle(
+        self, told: pl.DataFrame | None, lost: pl.DataFrame, settles: tuple[int, ...]
+    ) -> None:
+        objects = () if told is None else (self._object("told", told),)
+        self._commit(
+            "told",
+            objects,
+            0 if told is None else len(told),
+            unknown=(self._object("unknown", lost),) if len(lost) else (),
+            unknown_rows=len(lost),
+            settles=settles,
         )
 
+    def _object(self, folder: str, rows: pl.DataFrame) -> str:
+        """Write what the next step will name."""
+        name = f"{folder}/{self.journal.head + 1:010}-{self.run}.parquet"
+        return self.journal.write(name, rows)
 
-def _cut(rows: pl.DataFrame, size: int) -> Iterator[pl.DataFrame]:
-    """Cut rows into chunks of about a size, one person's into one."""
-    persons, start = rows[PERSON], 0
-    while start < len(rows):
-        end = min(start + size, len(rows))
-        while start < end < len(rows) and persons[end] == persons[end - 1]:
-            end -= 1
-        if end == start:  # one person has more than a chunk
-            end = min(start + size, len(rows))
-        yield rows[start:end]
-        start = end
-
-
-def _news(batch: _Batch, audience: Audience) -> pl.DataFrame:
-    """Return what the snapshot has to know of a batch.
-
-    Of what was taken all cells; of what was announced and not taken that it was not.
-    """
-    taken = batch.these("taken")
-    if batch.intent is None:
-        return taken.select(ID, *cells_of(taken))
-    back = pl.concat([batch.these("failed"), batch.these("unsent")])
-    if audience.kind != "attributes":
-        return back.select(ID, pl.lit(value=True).alias(GONE))
-    once = unsafe(audience)
-    cells = cells_of(back)
-    void = [
-        pl.when(pl.col(one).is_not_null()).then(pl.lit("")).alias(one)
-        for one in cells
-        if one in once
-    ]
-    safe = [one for one in cells if one not in once]
-    return pl.concat([taken.select(ID, *safe), back.select(ID, *void)], how="diagonal")
-
-
-def _left(batch: _Batch) -> pl.DataFrame:
-    """Return the rows that were not taken, with what became of them and why."""
-    told = [
-        (row, one.state, one.reason)
-        for one in batch.outcomes
-        if one.state in {"failed", "unknown"}
-        for row in one.rows
-    ]
-    return batch.rows[[row for row, _, _ in told]].with_columns(
-        pl.Series(STATE, [state for _, state, _ in told], pl.String),
-        pl.Series(REASON, [reason for _, _, reason in told], pl.String),
-    )
+    def _commit(
+        self, kind: Any, objects: tuple[str, ...], rows: int, **more: Any
+    ) -> Step:
+        now = datetime.now(UTC)
+        step = Step(at=now, run=self.run, kind=kind, objects=objects, rows=rows, **more)
+        return self.journal.commit(step)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import math
+import re
 from typing import Any
 
 import orjson
 
 from currents_ingest.audiences.braze import facts
 
+_DEEPEST = 50
+"""Levels of brackets, counted without regard to quotes."""
 _OPERATORS = {
     "$add",
     "$remove",
@@ -34,7 +38,7 @@ def array(text: str) -> str | None:
 def _is_item(value: Any, most: int) -> bool:
     if isinstance(value, str):
         return len(value) <= most
-    return isinstance(value, bool | int | float)
+    return isinstance(value, bool | int | float) and math.isfinite(value)
 
 
 def object_(text: str) -> str | None:
@@ -58,13 +62,35 @@ def _keys_fit(value: Any) -> bool:
         return all(map(_keys_fit, value))
     limits = facts().limits
     if not isinstance(value, dict):
-        return not isinstance(value, str) or len(value) <= limits["string_chars"]
+        return value is None or _is_item(value, limits["string_chars"])
+    if not all(isinstance(name, str) for name in value):
+        return False
     if "$time" in value:
         return set(value) == {"$time"} and isinstance(value["$time"], str)
     names = value.keys() - _OPERATORS
     fit = all(0 < len(name) <= limits["name_chars"] for name in names)
     plain = not any(set(name) & set(" .$") for name in names)
     return fit and plain and all(map(_keys_fit, value.values()))
+
+
+def properties(text: str) -> str | None:
+    """Read an object whose names may be those of properties.
+
+    Names within its values follow the rules for nested ones.
+    """
+    found = _loaded(text)
+    if not isinstance(found, dict) or not all(map(_is_property, found)):
+        return None
+    if not all(map(_keys_fit, found.values())):
+        return None
+    return _dumped(found, facts().limits["event_properties_bytes"])
+
+
+def _is_property(name: object) -> bool:
+    known = facts()
+    if not isinstance(name, str) or name in known.reserved["events"]:
+        return False
+    return 0 < len(name) <= known.limits["name_chars"] and not name.startswith("$")
 
 
 def location_(text: str) -> str | None:
@@ -86,6 +112,9 @@ def objects_(text: str) -> str | None:
 
 
 def _loaded(text: str) -> Any:
+    """Read JSON, or what Python writes; None if it is neither, or too deep for both."""
+    if text.count("[") + text.count("{") > _DEEPEST and _depth(text) > _DEEPEST:
+        return None
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -94,6 +123,14 @@ def _loaded(text: str) -> Any:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return None
+
+
+def _depth(text: str) -> int:
+    deepest = depth = 0
+    for mark in re.findall(r"[\[\]{}]", text):
+        depth += 1 if mark in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _dumped(value: Any, most: int) -> str | None:

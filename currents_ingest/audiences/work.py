@@ -10,6 +10,7 @@ import socket
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -20,7 +21,14 @@ from currents_ingest import lease
 from currents_ingest.audiences import gathering, planning
 from currents_ingest.audiences.braze import rest_url
 from currents_ingest.audiences.journal import Journal, Step
-from currents_ingest.audiences.mapping import ID, PART, REASON, STATE, WHAT
+from currents_ingest.audiences.mapping import (
+    ID,
+    PART,
+    REASON,
+    REJECTS,
+    STATE,
+    WHAT,
+)
 from currents_ingest.audiences.tables import ROW
 from currents_ingest.audiences.telling import Teller
 from currents_ingest.backends import local_path
@@ -31,13 +39,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from currents_ingest.audiences.difference import Difference
     from currents_ingest.audiences.gathering import Gathered, Target
     from currents_ingest.config import Settings
+    from currents_ingest.lease import Lease
 
 log = structlog.get_logger()
 
 FOLDER = "_audiences"
 SUMMARIES = "summaries"
+_MEND = "Mend the export or the settings; `audience preview` tells more."
+_FORCE = "If it is right, say --force."
+_OTHER_KEY = (
+    "If it is of the same workspace, say --force; if of another one, name that one in "
+    "braze.workspace, so that each has a snapshot of its own."
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,6 +79,10 @@ class Run:
     """Objects that Braze acknowledged."""
     failed: int = 0
     unknown: int = 0
+    undecided: int = 0
+    """Objects, of this run and those before, of which nobody knows."""
+    repeated: int = 0
+    """Rows that a later row of the same person took the place of."""
     requests: int = 0
     repeated_requests: int = 0
     seconds: float = 0.0
@@ -75,7 +95,7 @@ class Run:
     @property
     def needs_a_look(self) -> bool:
         """Tell whether something was not taken."""
-        return bool(self.failed or self.unknown or self.rejected)
+        return bool(self.failed or self.undecided or self.rejected)
 
 
 @dataclass(slots=True)
@@ -88,23 +108,25 @@ class Work:
     journal: Journal
     run: Run
     token: str
+    lease: Lease | None
 
     def by_export(
         self, found: Gathered, key: str, stop: Callable[[], bool], *, force: bool
     ) -> Run:
         """Send what an export has that Braze has not."""
         self.run.delivery, self.run.rows = found.delivery.id, found.read
-        self.run.rejected = found.rejected
-        self.run.warnings = found.layout.warnings if found.layout else ()
-        self.run.rejects = self._list_rejects(found)
-        refused = objection(self.target, found, self.journal)
-        if refused and not (force and found.rejected <= self._bearable(found)):
-            self.run.state, self.run.cause = "failed", refused
-            self._summarise()
-            gathering.guard(self.target, found, self.journal.last.get("accepted"))
+        self.run.rejected, self.run.warnings = found.rejected, found.warnings
+        self.run.rejects = self._list_rejects(
+            rejects_of(found).write_ndjson().encode(), found.rejected
+        )
+        last = self.journal.last.get("accepted")
+        self._refuse(gathering.unbearable(self.target, found), _MEND)
+        if not force:
+            self._refuse(gathering.suspicious(self.target, found, last), _FORCE)
+            self._same_key(key)
         with self.journal.snapshot(room(self.settings)) as snapshot:
             differences = planning.differences(snapshot, found, self.target.audience)
-            frames = (one.send for one in differences if len(one.send))
+            frames = (self._counted(one) for one in differences)
             self._tell(frames, key, stop, found.rows.rows)
         return self.run
 
@@ -114,9 +136,14 @@ class Work:
         """Send what a plan holds, if nothing was sent since."""
         plan = planning.read_plan(path)
         planning.fits(plan, self.target, self.run.destination, self.journal.head)
-        if plan.guard and not force:
-            raise GuardError(self.target.name, plan.guard, "")
-        self.run.delivery = plan.delivery
+        self.run.delivery, self.run.rows = plan.delivery, plan.rows
+        self.run.rejected = plan.rows - plan.accepted
+        self.run.warnings = plan.warnings
+        rejects = planning.plan_rejects(path)
+        self.run.rejects = self._list_rejects(rejects, self.run.rejected)
+        if not force:
+            self._refuse(plan.guard, _FORCE)
+            self._same_key(key)
         self._tell(planning.plan_rows(path), key, stop, plan.accepted)
         return self.run
 
@@ -126,17 +153,20 @@ class Work:
         if summary(name) not in before:
             told = "`audience status` lists those there are."
             raise GuardError(self.target.name, f"there is no run {name!r}", told)
-        kind = self.target.audience.kind
-        if kind == "attributes" and before[-1] != summary(name):
+        self._same_key(key)
+        steps = [one for one in self.journal.undecided.values() if one.run == name]
+        deciding = bool(steps and unknown)
+        newest = before[-1] == summary(name)
+        attributes = self.target.audience.kind == "attributes"
+        if attributes and not newest and not deciding:
             told = "A sync sends whatever Braze has not acknowledged."
             reason = f"a later run tried the people of {name} again"
             raise GuardError(self.target.name, reason, told)
-        steps = [one for one in self.journal.undecided.values() if one.run == name]
-        if steps and unknown == "keep":
+        failed = [] if attributes and not newest else self._failed(name)
+        if unknown == "keep":
             self._settle(steps)
         self.run.delivery = name
-        again = steps if unknown == "send" else []
-        self._tell(iter(self._failed(name)), key, stop, None, again)
+        self._tell(iter(failed), key, stop, None, steps if unknown == "send" else [])
         return self.run
 
     def nothing_new(self, delivery: str) -> Run:
@@ -161,33 +191,63 @@ class Work:
             braze=self.settings.braze,
             run=self.token,
             stop=stop,
+            check=self.lease.check if self.lease else lambda: None,
         )
+        self.run.state = "failed"  # unless it ends
         try:
             teller.tell(self._seen(frames), rest_url(self.settings.braze), key, again)
             self.run.state = "stopped" if teller.told.stopped else "done"
-        except CurrentsError as error:
-            self.run.state, self.run.cause = "failed", error.told()
+        except BaseException as error:
+            told = isinstance(error, CurrentsError) and error.told()
+            self.run.cause = told or type(error).__name__
             raise
         finally:
             self._sum_up(teller)
             self._summarise()
-        self._end(accepted)
+        self._end(accepted, key)
 
-    def _end(self, accepted: int | None) -> None:
-        whole = self.run.state == "done" and not self.run.failed
-        about = dict(self.journal.last)
-        if self.run.state == "done" and accepted is not None:
+    def _end(self, accepted: int | None, key: str) -> None:
+        done = self.run.state == "done"
+        about = self.journal.last | {"key": self._mark_of(key)}
+        if done and accepted is not None:
             about["accepted"] = accepted
         if accepted is not None:
+            whole = done and not (self.run.failed or self.run.unknown)
             sent = [self.run.delivery, planning.digest(self.target.audience)]
             about["sent"] = sent if whole else []
         self._step("end", about)
         if self.journal.worth_folding:
             self.journal.fold(self.token, datetime.now(UTC), room(self.settings))
 
+    def _refuse(self, reason: str, way_out: str) -> None:
+        """Stop if there is a reason to; the run's summary says it."""
+        if reason:
+            error = GuardError(self.target.name, reason, way_out)
+            self.run.state, self.run.cause = "failed", str(error)
+            self._summarise()
+            raise error
+
+    def _same_key(self, key: str) -> None:
+        """See that the key is the last one: a key belongs to one workspace."""
+        before = self.journal.last.get("key")
+        if before and before != self._mark_of(key):
+            reason = "the key is another one than the last run's"
+            self._refuse(reason, _OTHER_KEY)
+
+    def _mark_of(self, key: str) -> str:
+        """Return what tells keys apart, and gives none away."""
+        text = f"{self.run.destination} {key}".encode()
+        return sha256(text).hexdigest()[:12]
+
+    def _counted(self, found: Difference) -> pl.DataFrame:
+        self.run.repeated += found.repeated
+        return found.send
+
     def _seen(self, frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         """Count why rows are sent, as they go by."""
         for frame in frames:
+            if not len(frame):
+                continue
             what = dict(frame[WHAT].value_counts().iter_rows())
             self.run.new += what.get("new", 0)
             self.run.changed += what.get("changed", 0)
@@ -198,6 +258,8 @@ class Work:
         one = self.run
         one.taken, one.failed = teller.told.taken, teller.told.failed
         one.unknown, one.reasons = teller.told.unknown, teller.told.reasons
+        left = self.journal.undecided.values()
+        one.undecided = sum(step.unknown_rows for step in left)
         one.requests = teller.tally.requests
         one.repeated_requests = teller.tally.again
         one.seconds = round(teller.tally.seconds, 3)
@@ -212,21 +274,12 @@ class Work:
         body = json.dumps(asdict(self.run)).encode()
         self.store.put(summary(self.token), body)
 
-    def _list_rejects(self, found: Gathered) -> str:
-        if not found.rejected:
+    def _list_rejects(self, rejects: bytes, count: int) -> str:
+        if not count:
             return ""
         name = f"runs/{self.token}/rejects.jsonl"
-        names = pl.Series(found.parts, dtype=pl.String)
-        told = pl.concat(found.rejects).select(
-            pl.col(PART).replace_strict(range(len(names)), names).alias("part"),
-            pl.col(ROW).alias("row"),
-            "reason",
-        )
-        self.store.put(name, told.write_ndjson().encode())
+        self.store.put(name, rejects)
         return name
-
-    def _bearable(self, found: Gathered) -> int:
-        return int(found.read * self.target.audience.max_reject_share)
 
     def _failed(self, name: str) -> list[pl.DataFrame]:
         """Return rows that failed, without events that were sent since."""
@@ -247,6 +300,8 @@ class Work:
 
     def _settle(self, steps: Sequence[Step]) -> None:
         """Take it that what nobody knows of has arrived."""
+        if not steps:
+            return
         step = Step(
             at=datetime.now(UTC),
             run=self.token,
@@ -256,13 +311,17 @@ class Work:
         self.journal.commit(step)
 
 
-def objection(target: Target, found: Gathered, journal: Journal) -> str:
-    """Return why the export looks wrong as a whole; empty: it does not."""
-    try:
-        gathering.guard(target, found, journal.last.get("accepted"))
-    except GuardError as error:
-        return str(error)
-    return ""
+def rejects_of(found: Gathered) -> pl.DataFrame:
+    """Return rejected rows with the names of their parts."""
+    names = pl.Series(found.parts, dtype=pl.String)
+    rejects = (
+        pl.concat(found.rejects) if found.rejects else pl.DataFrame(schema=REJECTS)
+    )
+    return rejects.select(
+        pl.col(PART).replace_strict(range(len(names)), names).alias("part"),
+        pl.col(ROW).alias("row"),
+        "reason",
+    )
 
 
 @contextmanager
@@ -273,9 +332,9 @@ def at_work(settings: Settings, target: Target) -> Iterator[Work]:
     now = datetime.now(UTC)
     token = f"{now:%Y%m%dT%H%M%S}.{now.microsecond:06}Z-{secrets.token_hex(2)}"
     holder = f"{socket.gethostname()} {os.getpid()}"
-    with lease.hold(store, holder, settings.ledger.lease):
+    with lease.hold(store, holder, settings.ledger.lease) as held:
         run = Run(run=token, audience=target.name, destination=where, began=_now())
-        yield Work(settings, target, store, Journal.open(store), run, token)
+        yield Work(settings, target, store, Journal.open(store), run, token, held)
 
 
 def look(settings: Settings, target: Target) -> tuple[Store, str]:
@@ -288,9 +347,10 @@ def look(settings: Settings, target: Target) -> tuple[Store, str]:
 
 
 def destination(settings: Settings, target: Target) -> str:
-    """Return what a snapshot belongs to: host and kind of identifier."""
+    """Return what a snapshot belongs to: host, workspace and kind of identifier."""
     host = urlsplit(rest_url(settings.braze)).netloc.replace(":", "-")
-    return f"{host}/{target.audience.identifier}"
+    named = f"{host}-{settings.braze.workspace}" if settings.braze.workspace else host
+    return f"{named}/{target.audience.identifier}"
 
 
 def _url(settings: Settings, target: Target) -> str:

@@ -192,6 +192,7 @@ def _finish(run: Any, json_: bool, strict: bool) -> None:
         show_run(run)
     if run.state == "stopped":
         err.print("stopped before the end; run again to go on")
+        raise typer.Exit(1)
     raise typer.Exit(3 if strict and run.needs_a_look else 0)
 
 
