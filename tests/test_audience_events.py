@@ -111,6 +111,22 @@ def test_properties_may_be_one_json_column_but_not_beside_others():
         mapped([EVENT | {"properties": "{}", "other": "1"}])
 
 
+@pytest.mark.parametrize("text", ['[{"a":1}]', '{"time": 1}', '{"$x": 1}', "x"])
+def test_properties_that_braze_would_not_take_are_rejected(text):
+    _, _, rejects = mapped([EVENT | {"properties": text}, EVENT | {"properties": "{}"}])
+    assert rejects == ["properties: no JSON object"]
+
+
+def test_properties_may_have_names_that_nested_ones_may_not():
+    row = EVENT | {"properties": '{"order id": 1, "a.b": 2}'}
+    assert mapped([row])[0][0]["properties"] == {"order id": 1, "a.b": 2}
+
+
+def test_one_property_of_two_columns_stops_before_anything_is_read():
+    with pytest.raises(MappingError, match="would become property 'colour'"):
+        mapped([EVENT | {"colour": "a", "properties.colour": "b"}])
+
+
 def test_a_missing_name_or_time_says_what_to_do():
     with pytest.raises(MappingError, match="there is no column 'name'"):
         mapped([{"external_id": "u1", "time": "2026-01-31"}])
@@ -189,6 +205,7 @@ def test_more_than_a_hundred_of_a_product_become_several_purchases(quantity, pie
         ({"price": "free"}, "price: no number"),
         ({"quantity": "0"}, "quantity: not between 1 and 10,000"),
         ({"quantity": "1.5"}, "quantity: no whole number"),
+        ({"quantity": "50000"}, "quantity: not between 1 and 10,000"),
         ({"product_id": "x" * 256}, "product_id: no text of at most 255 characters"),
     ],
 )

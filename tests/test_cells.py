@@ -14,13 +14,14 @@ from currents_ingest.audiences import cells
 from currents_ingest.audiences.columns import layout
 from currents_ingest.audiences.mapping import ID, PART, map_people
 from currents_ingest.audiences.tables import ROW
+from currents_ingest.errors import MappingError
 
 NOTHING = object()
 """Not sent at all."""
 
 
-def mapped(columns, *, typed=False, **settings):
-    frame = columns if isinstance(columns, pl.DataFrame) else pl.DataFrame(columns)
+def mapped(cells_, *, typed=False, **settings):
+    frame = cells_ if isinstance(cells_, pl.DataFrame) else pl.DataFrame(cells_)
     audience = Audience(source="x", **settings)
     found = layout("vip", audience, dict(frame.schema), typed=typed)
     numbered = frame.with_columns(
@@ -222,6 +223,10 @@ def test_a_forced_type_is_kept(kind, text, value):
         ("object", '{"a.b": 1}'),
         ("object", '{"$x": 1}'),
         ("object", json.dumps({"a": ["x" * 250] * 450})),
+        ("object", "{1: 2}"),
+        ("object", '{"a":' * 900 + "1" + "}" * 900),
+        ("object", '{"a": 1e999}'),
+        ("array", "[1e999]"),
     ],
 )
 def test_what_does_not_fit_a_forced_type_is_rejected_without_its_value(kind, text):
@@ -358,3 +363,53 @@ def test_what_a_column_has_in_common_changes_no_cell(texts, settings):
         same(one, other) or (one is other)
         for one, other in zip(sent(texts, **settings), alone, strict=True)
     )
+
+
+def test_a_setting_names_a_column_exactly_before_it_ignores_case():
+    frame = {"external_id": ["a"], "Email": ["x"], "email": ["a@example.com"]}
+    assert mapped(frame, columns={"Email": ""}).rows["email"].to_list() == [
+        '"a@example.com"'
+    ]
+    alone = {"external_id": ["a"], "Loyalty": ["5"]}
+    assert "points" in mapped(alone, columns={"loyalty": "points"}).rows.columns
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["__id__", "__gone__", "_merge_objects", "_update_existing_only", "$x", "bio"],
+)
+def test_names_that_mean_something_else_are_no_attributes(name):
+    with pytest.raises(MappingError, match="no name that a custom attribute may have"):
+        mapped({"external_id": ["a"], name: ["1"]})
+
+
+@pytest.mark.parametrize("name", ["external_id", "$x", "email", "__id__", "value"])
+def test_membership_is_a_custom_attribute_of_its_own(name):
+    with pytest.raises(MappingError, match="membership"):
+        mapped({"external_id": ["a"], "value": ["1"]}, membership=name)
+
+
+def test_rejected_rows_that_name_somebody_are_known():
+    found = mapped({"external_id": ["a", None], "email": ["nonsense", "x"]})
+    assert found.there[ID].to_list() == ["a"]
+
+
+def test_every_problem_of_a_file_is_told_at_once():
+    with pytest.raises(MappingError) as told:
+        mapped(
+            {"id": ["a"], "braze_id": ["b"], "email_subscribe": ["x"], "x": ["1"]},
+            columns={"gone": "y"},
+            types={"also_gone": "string"},
+            operations={"X": "inc"},
+        )
+    problems = "\n".join(told.value.problems)
+    for word in ("'gone'", "'also_gone'", "'X'", "'braze_id'", "email_subscribe"):
+        assert word in problems
+    assert "there is no column 'external_id'" in problems
+
+
+def test_a_look_alike_of_a_profile_field_is_a_warning():
+    frame = pl.DataFrame({"external_id": ["a"], "birthday": ["x"], "Email": ["y"]})
+    audience = Audience(source="x")
+    found = layout("vip", audience, dict(frame.schema), typed=False)
+    assert ["dob" in found.warnings[0], "'email'" in found.warnings[1]] == [True, True]

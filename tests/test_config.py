@@ -133,3 +133,33 @@ def test_the_json_schema_accepts_good_files_and_refuses_bad_ones():
     ):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(bad, schema)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"braze": {"rate": "0/3s"}},
+        {"braze": {"rate": "3/0s"}},
+        {"braze": {"batch_size": 76}},
+        {"braze": {"url": "http://rest.example.com"}},
+        {"braze": {"url": "https://user:pw@rest.example.com"}},
+        {"braze": {"api_key": "x"}},
+        {"audiences": {"a": {"source": "x", "kind": "events", "mode": "mirror"}}},
+        {"audiences": {"a": {"source": "x", "dedupe": "id"}}},
+        {"audiences": {"a": {"source": "x", "header": False}}},
+        {"audiences": {"a": {}}},
+    ],
+)
+def test_settings_of_the_way_back_that_cannot_work_are_refused(change):
+    with pytest.raises(SettingsError):
+        config.read_audiences(feeds={"url": "x"}, **change)
+
+
+def test_bulk_has_limits_of_its_own():
+    braze = audience_config.Braze(bulk=True)
+    assert (braze.most, braze.pace) == (1000, "50/1s")
+    assert braze.room < 2_000_000
+    assert (audience_config.Braze().most, audience_config.Braze().pace) == (
+        75,
+        "3000/3s",
+    )

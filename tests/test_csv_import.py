@@ -7,7 +7,7 @@ import pytest
 from currents_ingest import config
 from currents_ingest.audiences import csv_import
 from currents_ingest.audiences.gathering import Target
-from currents_ingest.errors import SettingsError
+from currents_ingest.errors import MappingError, SettingsError
 
 
 def written(tmp_path, text, *, most=csv_import.MOST, **audience):
@@ -86,6 +86,11 @@ def test_files_are_cut_below_the_size_each_with_the_header(tmp_path):
     ]
     assert len(read) == found.people == 1000
     assert {row["external_id"] for row in read} == {f"u{at}" for at in range(1000)}
+
+
+def test_a_header_that_a_spreadsheet_would_run_is_refused(tmp_path):
+    with pytest.raises(MappingError, match="no header of the import may be called"):
+        written(tmp_path, 'external_id,"=cmd(""x"")"\nu1,1\n')
 
 
 def test_events_and_operations_have_no_such_file(tmp_path):

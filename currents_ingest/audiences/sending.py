@@ -67,6 +67,15 @@ class Tally:
     """From the first request to the last answer."""
 
 
+@dataclass(slots=True)
+class _Patience:
+    """How long to go on with a request and its parts."""
+
+    seconds: float
+    since: float = 0.0
+    """When it was first tried without an answer; 0: it was answered."""
+
+
 class StoppedError(Exception):
     """We were asked to stop before the request went."""
 
@@ -101,17 +110,20 @@ class Sender:
             BrazeDownError: Braze did not answer for too long.
             StoppedError: We were asked to stop.
         """
-        found = await self._verdict(request)
+        await self._deliver(request, note, _Patience(self.patience))
+
+    async def _deliver(self, request: Request, note: Note, kept: _Patience) -> None:
+        found = await self._verdict(request, kept)
         if found.kind == "split":
             for half in request.halves():
-                await self.deliver(half, note)
+                await self._deliver(half, note, kept)
             return
         await note(_outcomes(request, found))
         if found.kind == "rest":
             left = set(range(len(request.rows))) - found.failed.keys()
-            await self.deliver(request.only(sorted(left)), note)
+            await self._deliver(request.only(sorted(left)), note, kept)
 
-    async def _verdict(self, request: Request) -> Verdict:
+    async def _verdict(self, request: Request, kept: _Patience) -> Verdict:
         body, since, tries = request.body, time.monotonic(), 0
         while True:
             await self._turn()
@@ -123,14 +135,28 @@ class Sender:
                 return found
             if status == 429:
                 since = time.monotonic()  # it answers, and asks us to wait
-            elif time.monotonic() - since > self.patience:
-                if self._answered < since:
-                    raise BrazeDownError(found.reason)
-                return poisoned(request, found.reason)
+            elif time.monotonic() - since > kept.seconds:
+                return self._unanswered(request, kept, since, found.reason)
             self.tally.again += 1
             tries += 1
             if status != 429:
                 await self._sleep(_pause(tries))
+
+    def _unanswered(
+        self, request: Request, kept: _Patience, since: float, reason: str
+    ) -> Verdict:
+        """Say what to do with a request that was not answered for too long.
+
+        If Braze answered others in this run, it may be the request: its halves are
+        tried with half the patience, down to one object. Braze is down if none of them
+        was answered either.
+        """
+        kept.since = kept.since or since
+        kept.seconds /= 2
+        alone = len(request.rows) == 1
+        if not self._answered or (alone and self._answered < kept.since):
+            raise BrazeDownError(reason)
+        return poisoned(request, reason)
 
     async def _try(self, request: Request, body: bytes) -> tuple[Verdict, int | None]:
         """Send once; returns the status, too, where there was one."""
