@@ -9,11 +9,14 @@ from uuid import uuid4
 import boto3
 import pytest
 
+from tests.audience_campaign import Place
 from tests.campaign import s3_environment
+from tests.sandbox_server import Sandbox, sandbox
 from tests.servers import moto_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +49,23 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     bucket = Bucket(s3_endpoint, f"test-{uuid4()}")
     boto3.client("s3").create_bucket(Bucket=bucket.name)
     return bucket
+
+
+@pytest.fixture(scope="session")
+def running_sandbox() -> Iterator[Sandbox]:
+    """Run one Braze for all tests."""
+    with sandbox() as found:
+        yield found
+
+
+@pytest.fixture
+def box(running_sandbox: Sandbox) -> Sandbox:
+    """Empty the Braze that runs."""
+    running_sandbox.reset()
+    return running_sandbox
+
+
+@pytest.fixture
+def place(tmp_path: Path, box: Sandbox) -> Place:
+    """Return a folder whose audience goes to the Braze that runs."""
+    return Place(root=tmp_path, braze=box.url)

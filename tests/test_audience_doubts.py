@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -21,33 +21,12 @@ from currents_ingest.errors import (
 )
 from currents_ingest.store import Store
 from tests.audience_campaign import KEY, Place, chosen, flat, id_of, write_csv
-from tests.sandbox_server import Got, Reply, Sandbox, sandbox, stub
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+from tests.sandbox_server import Got, Reply, Sandbox, stub
 
 SUCCESS = Reply(201, {"message": "success"})
 MIRROR = {"mode": "mirror", "membership": "vip"}
 EVENTS = {"kind": "events", "dedupe": "nr"}
 QUICK = {"patience": "0s"}
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Sandbox]:
-    with sandbox() as box:
-        yield box
-
-
-@pytest.fixture
-def box(running: Sandbox) -> Sandbox:
-    running.reset()
-    return running
-
-
-@pytest.fixture
-def place(tmp_path: Path, box: Sandbox) -> Place:
-    return Place(root=tmp_path, braze=box.url)
 
 
 def synced(place: Place, *, force: bool = False, **settings: Any) -> sync.Run:

@@ -27,11 +27,9 @@ from tests.audience_campaign import (
     write_csv,
     write_settings,
 )
-from tests.sandbox_server import Sandbox, sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from currents_ingest.audiences.gathering import Target
     from currents_ingest.config import Settings
@@ -42,23 +40,6 @@ QUICK = {"timeout": "0.5s", "concurrency": 16}
 HANG = 1.0
 TRACKED = tuple(one for one in KINDS if one != "423")
 """Those that `/users/track` has."""
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Sandbox]:
-    with sandbox() as found:
-        yield found
-
-
-@pytest.fixture
-def box(running: Sandbox) -> Sandbox:
-    running.reset()
-    return running
-
-
-@pytest.fixture
-def place(tmp_path: Path, box: Sandbox) -> Place:
-    return Place(root=tmp_path, braze=box.url)
 
 
 def happenings(count: int) -> Iterator[dict[str, str]]:

@@ -42,7 +42,7 @@ from tests.audience_campaign import (
 from tests.sandbox_server import SUCCESS, Got, Reply, Sandbox, sandbox, stub
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
     from tests.conftest import Bucket
@@ -50,23 +50,6 @@ if TYPE_CHECKING:
 EVENTS = {"kind": "events", "dedupe": "nr"}
 INC = {"operations": {"gained": "inc"}}
 NOBODY_KNOWS = {"fault_kinds": "hang_after", "faults": 1, "hang": 3}
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Sandbox]:
-    with sandbox() as found:
-        yield found
-
-
-@pytest.fixture
-def box(running: Sandbox) -> Sandbox:
-    running.reset()
-    return running
-
-
-@pytest.fixture
-def place(tmp_path: Path, box: Sandbox) -> Place:
-    return Place(root=tmp_path, braze=box.url)
 
 
 def synced(place: Place, *, force: bool = False, **settings: Any) -> sync.Run:
