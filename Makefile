@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN = $(BIN)/python -m
 
-.PHONY: demo test check wheel-test campaign campaign-audiences fuzz bench bench-audiences bench-feeds bench-validate schemas lock clean
+.PHONY: demo test check wheel-test campaign campaign-audiences fuzz fuzz-exports bench bench-audiences bench-feeds bench-validate schemas lock clean
 
 demo: $(VENV)/ready  ## the main job on made-up data
 	$(BIN)/currents-ingest demo
@@ -36,6 +36,9 @@ campaign: $(VENV)/ready-dev  ## kills by the hundred; about half an hour
 
 fuzz: $(VENV)/ready-dev  ## damaged files by the hundred thousand; a quarter of an hour
 	$(RUN) tests.fuzz --count 100000 --seed 1
+
+fuzz-exports: $(VENV)/ready-dev  ## damaged exports by the ten thousand; six minutes
+	$(RUN) tests.fuzz_exports --count 20000 --seed 1
 
 bench: $(VENV)/ready-dev  ## speed and memory against a plain script
 	$(BIN)/python tools/bench.py
