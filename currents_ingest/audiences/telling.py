@@ -56,7 +56,7 @@ _SLICE = 15_000
 """Rows that become requests at once: more would keep answers waiting."""
 _HOPELESS = 1000
 """Failed objects after which a run stops, if they are most of all."""
-_SOONEST, _LATEST = 1.0, 10.0
+_SOONEST, _LATEST = 0.25, 10.0
 """Seconds between two steps; a long run makes fewer."""
 
 
