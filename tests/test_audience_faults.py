@@ -215,6 +215,6 @@ def test_nothing_happens_twice_or_is_lost_whenever_a_sync_is_killed(
     unknown = sum(sync.undecided(*given).values())
     assert set(found.values()) == {1}
     assert 12000 - unknown <= len(found) <= 12000
-    assert killed > 2
+    assert killed
     sync.sync(*given, KEY, force=True)
     assert sum(sync.undecided(*given).values()) == unknown

@@ -37,6 +37,7 @@ from currents_ingest.errors import (
     CurrentsError,
     LeaseLostError,
     LedgerConflictError,
+    StoreError,
 )
 
 if TYPE_CHECKING:
@@ -225,7 +226,11 @@ class Teller:
                 rest = set(range(len(batch.rows))) - batch.decided
                 batch.outcomes.append(Outcome(sorted(rest), "unsent"))
                 batch.decided |= rest
-        await self._write_down()
+        try:
+            await self._write_down()
+        except StoreError:  # it is the last chance
+            await asyncio.sleep(1)
+            await self._write_down()
 
     async def _write_down(self) -> None:
         """Write down what became of rows; what cannot be written stays to be."""
