@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Event
@@ -152,9 +153,9 @@ def test_a_failure_to_write_down_loses_no_outcome(place, box, monkeypatch):
         return commit(self, step)
 
     monkeypatch.setattr(Journal, "commit", failing)
-    monkeypatch.setattr(telling, "_SOONEST", 0.0)
-    with pytest.raises(StoreError):
+    with suppress(StoreError):  # it raises unless it was the last thing to write
         synced(place, **EVENTS)
+    assert failures
     given = chosen(place, **EVENTS)
     assert sync.undecided(*given) == {}
     synced(place, **EVENTS)
