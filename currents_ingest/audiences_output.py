@@ -60,6 +60,7 @@ def show_run(run: Run) -> None:
     """Show what a run came to."""
     if run.state == "nothing new":
         out.print(f"nothing new: Braze has delivery {run.delivery} (--force sends it)")
+        _show_undecided(run)
         return
     out.print(
         f"{run.run} {run.state}: {run.new:,} new, {run.changed:,} changed, "
@@ -73,6 +74,10 @@ def show_run(run: Run) -> None:
     _show_reasons(run.reasons)
     if run.failed:
         out.print(f"to send them once more: audience retry {run.audience} {run.run}")
+    _show_undecided(run)
+
+
+def _show_undecided(run: Run) -> None:
     if run.undecided:
         out.print(
             f"[yellow]{run.undecided:,} objects may have arrived or not:[/] "

@@ -179,6 +179,46 @@ def test_our_own_step_that_seemed_to_fail_is_no_rivals(place):
     assert sync.runs(*given)
 
 
+def test_unknown_objects_are_counted_once_though_a_step_only_seemed_to_fail(
+    place, box, monkeypatch
+):
+    write_csv(place.export, happenings(10))
+    box.faults(first=["500_after"])
+    commit, failures = Journal.commit, []
+
+    def failing(self, step):
+        done = commit(self, step)
+        if step.kind == "told" and not failures:
+            failures.append(done)
+            self.head = done.number - 1  # it does not know that it is there
+            self.told.remove(done)
+            self.undecided.pop(done.number)
+            raise StoreError("create", "step", "a made-up failure")
+        return done
+
+    monkeypatch.setattr(Journal, "commit", failing)
+    with suppress(StoreError):
+        synced(place, **EVENTS)
+    assert failures
+    given = chosen(place, **EVENTS)
+    assert sum(sync.undecided(*given).values()) == 10
+    found = sync.retry(*given, sync.runs(*given)[0].run, KEY, unknown="send")
+    assert (found.taken, len(box.events())) == (10, 20)  # ten arrived the first time
+
+
+def test_what_is_undecided_is_told_though_nothing_is_new(place, box):
+    write_csv(place.export, happenings(10))
+    box.faults(first=["500"])
+    synced(place, **EVENTS)
+    synced(place, **EVENTS)
+    found = synced(place, **EVENTS)
+    assert (found.state, found.undecided, found.needs_a_look) == (
+        "nothing new",
+        10,
+        True,
+    )
+
+
 def test_another_key_needs_a_word(place):
     export(place, a={"c": "1"})
     synced(place)

@@ -41,7 +41,7 @@ class Column:
     name: str
     """Braze's name for it."""
     kind: str
-    """Which of ``cells.READERS`` reads it, or ``typed`` where the file has types."""
+    """Which of ``cells.READERS`` reads it."""
     operation: str = ""
     removes: bool = False
     """An empty cell removes the attribute."""

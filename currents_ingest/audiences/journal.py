@@ -120,7 +120,7 @@ class Journal:
             if there.run != step.run:
                 raise LedgerConflictError(numbered.number) from None
             self._take(there)  # our own, of which we were told that it failed
-            return self.commit(step)
+            return self.commit(_again(step, there))
         self._take(numbered)
         return numbered
 
@@ -292,6 +292,17 @@ def _even(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         rest = whole
     if rest is not None:
         yield rest
+
+
+def _again(step: Step, there: Step) -> Step:
+    """Return a step after one of ours that seemed to fail, and did not.
+
+    What became of rows is said once more and whole, so its unknown rows take the place
+    of those before. An announcement stays: nobody knows what followed it.
+    """
+    if step.kind == there.kind == "told":
+        return step.model_copy(update={"settles": (*step.settles, there.number)})
+    return step
 
 
 def _is_state(column: str) -> bool:

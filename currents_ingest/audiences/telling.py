@@ -92,6 +92,7 @@ class Teller:
     _written: float = field(default_factory=time.monotonic)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _lists: int = 0
+    _objects: int = 0
 
     def tell(
         self,
@@ -284,8 +285,9 @@ class Teller:
         )
 
     def _object(self, folder: str, rows: pl.DataFrame) -> str:
-        """Write what the next step will name."""
-        name = f"{folder}/{self.journal.head + 1:010}-{self.run}.parquet"
+        """Write what the next step will name; no object is written twice."""
+        self._objects += 1
+        name = f"{folder}/{self.run}-{self._objects:05}.parquet"
         return self.journal.write(name, rows)
 
     def _commit(

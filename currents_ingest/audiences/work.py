@@ -51,8 +51,8 @@ SUMMARIES = "summaries"
 _MEND = "Mend the export or the settings; `audience preview` tells more."
 _FORCE = "If it is right, say --force."
 _OTHER_KEY = (
-    "If it is of the same workspace, say --force; if of another one, name that one in "
-    "braze.workspace, so that each has a snapshot of its own."
+    "If it is of the same workspace, say audience sync --force once; if of another, "
+    "name that one in braze.workspace, so that each has a snapshot of its own."
 )
 
 
@@ -172,7 +172,12 @@ class Work:
     def nothing_new(self, delivery: str) -> Run:
         """Say that the delivery was sent before; leaves no trace."""
         self.run.delivery, self.run.state = delivery, "nothing new"
+        self.run.undecided = self._undecided()
         return self.run
+
+    def _undecided(self) -> int:
+        """Return how many objects nobody knows of."""
+        return sum(one.unknown_rows for one in self.journal.undecided.values())
 
     def _tell(
         self,
@@ -258,8 +263,7 @@ class Work:
         one = self.run
         one.taken, one.failed = teller.told.taken, teller.told.failed
         one.unknown, one.reasons = teller.told.unknown, teller.told.reasons
-        left = self.journal.undecided.values()
-        one.undecided = sum(step.unknown_rows for step in left)
+        one.undecided = self._undecided()
         one.requests = teller.tally.requests
         one.repeated_requests = teller.tally.again
         one.seconds = round(teller.tally.seconds, 3)
