@@ -64,6 +64,21 @@ class Braze(Section):
         description="How long to go on asking where Braze does not answer; a limit "
         "that it names is waited for in any case.",
     )
+    partner: str = Field(
+        default="amperity",
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="Cohorts: the partner's name in Braze's addresses.",
+    )
+    partner_key_env: str = Field(
+        default="BRAZE_PARTNER_KEY",
+        description="Environment variable that holds the key which Braze gave the "
+        "partner.",
+    )
+    data_import_key_env: str = Field(
+        default="BRAZE_DATA_IMPORT_KEY",
+        description="Environment variable that holds the data import key of the "
+        "workspace (dashboard, Technology Partners).",
+    )
 
     @model_validator(mode="after")
     def _fits_the_endpoint(self) -> Self:
@@ -87,7 +102,10 @@ class Braze(Section):
         return self.rate or ("50/1s" if self.bulk else "3000/3s")
 
 
-Identifier = Literal["external_id", "braze_id", "user_alias", "email", "phone"]
+Identifier = Literal[
+    "external_id", "braze_id", "user_alias", "email", "phone", "device_id"
+]
+CohortIdentifier = Literal["external_id", "user_alias", "device_id"]
 CellType = Literal[
     "string",
     "varchar",
@@ -105,7 +123,7 @@ CellType = Literal[
 class Audience(Section):
     """One audience: what Amperity exports, and what Braze shall make of it."""
 
-    kind: Literal["attributes", "events", "purchases"] = Field(
+    kind: Literal["attributes", "cohort", "events", "purchases"] = Field(
         default="attributes", description="What a row is."
     )
     source: str = Field(
@@ -116,7 +134,12 @@ class Audience(Section):
     identifier: Identifier = Field(
         default="external_id",
         description="What names a person: the column of this name (user_alias: "
-        "alias_name and alias_label).",
+        "alias_name and alias_label; device_id: cohorts only).",
+    )
+    otherwise: tuple[CohortIdentifier, ...] = Field(
+        default=(),
+        description="Cohorts: what names a person whose identifier is NULL, in this "
+        "order.",
     )
     alias_label: str = Field(
         default="", description="Alias label where the file has no column for it."
@@ -175,6 +198,43 @@ class Audience(Section):
         default="",
         description="Events and purchases: the file column that names one; left out: "
         "each row of a delivery counts once.",
+    )
+    cohort: str = Field(
+        default="",
+        description="Cohorts: its name in Braze; left out: the audience's. A new name "
+        "renames the cohort.",
+    )
+    cohort_column: str = Field(
+        default="", description="Cohorts: the file column that names each row's."
+    )
+    cohort_file: str = Field(
+        default="",
+        pattern=r"^($|[^{}]*\{cohort\}[^{}]*$)",
+        description="Cohorts: how a file's name names its cohort, as in "
+        "campaign-{cohort}-*.csv.",
+    )
+    cohorts: dict[str, str] = Field(
+        default={},
+        description='Cohorts: name in Braze by what the column or file says; "" leaves '
+        "its rows out.",
+    )
+    cohort_id: str = Field(
+        default="{name}",
+        pattern=r"^[^{}]*\{name\}[^{}]*$",
+        description="Cohorts: the id in Braze, fixed when a cohort is first sent; "
+        "Amperity's own is amperity-{name}.",
+    )
+    without_partner: Literal["", "boolean", "array"] = Field(
+        default="",
+        description="Cohorts, where there is no partner key: keep members in a custom "
+        "attribute, named by membership: true or false, or an array of cohort names.",
+    )
+    every: Duration | None = Field(
+        default=None,
+        description="How often `run` sends it; left out, as cron is: only when asked.",
+    )
+    cron: str = Field(
+        default="", description="When `run` sends it, as in 0 6 * * * (run.time_zone)."
     )
     max_reject_share: float = Field(
         default=0.01,

@@ -188,6 +188,27 @@ class Limits(Section):
     )
 
 
+class RunSettings(Section):
+    """What `run` does, and when; audiences have schedules of their own."""
+
+    poll_every: Duration = Field(
+        default=timedelta(minutes=5), description="How often to poll."
+    )
+    poll_cron: str = Field(
+        default="",
+        description="When to poll, in place of poll_every, as in */10 * * * *.",
+    )
+    time_zone: str = Field(
+        default="UTC", description="Of every cron, as in Europe/Berlin."
+    )
+    listen: str = Field(
+        default="127.0.0.1:9464",
+        pattern=r"^($|.+:\d{1,5}$)",
+        description="Address of /metrics, /healthz, /readyz and the report; empty: "
+        "none.",
+    )
+
+
 class Amperity(Section):
     """What to tell and to ask Amperity after delivery; nothing without a tenant."""
 
@@ -242,6 +263,7 @@ class Settings(BaseSettings):
     schemas: Schemas = Schemas()
     ledger: LedgerSettings = LedgerSettings()
     limits: Limits = Limits()
+    run: RunSettings = RunSettings()
     amperity: Amperity = Amperity()
     braze: Braze = Braze()
     audiences: dict[str, Audience] = Field(
@@ -285,6 +307,7 @@ class _SchemasOnly(Settings):
     privacy: Any = None
     ledger: Any = None
     limits: Any = None
+    run: Any = None
     amperity: Any = None
     braze: Any = None
     audiences: Any = None

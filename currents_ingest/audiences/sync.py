@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from currents_ingest.audiences.work import (
     room,
     summary,
 )
+from currents_ingest.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -109,6 +111,19 @@ def preview(settings: Settings, target: Target, plan: Path | None = None) -> Pre
         warnings=found.warnings,
         guard=refused or odd,
     )
+
+
+def key(settings: Settings, target: Target) -> str:  # noqa: ARG001 (of every kind)
+    """Return Braze's key; secrets come from the environment alone.
+
+    Raises:
+        SettingsError: There is none.
+    """
+    variable = settings.braze.api_key_env
+    if not (found := os.environ.get(variable, "").strip()):
+        problem = f"the environment variable {variable} holds no Braze REST API key"
+        raise SettingsError((problem,))
+    return found
 
 
 def sync(  # noqa: PLR0913 (four of them are options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from dataclasses import asdict
@@ -95,7 +94,7 @@ def sync(
     run = sync_.sync(
         settings,
         target,
-        _key(settings),
+        sync_.key(settings, target),
         force=force,
         plan=plan,
         stop=ended().is_set,
@@ -129,7 +128,7 @@ def retry(
         settings,
         target,
         run,
-        _key(settings),
+        sync_.key(settings, target),
         unknown="" if what == "leave" else what,
         stop=ended().is_set,
     )
@@ -237,12 +236,3 @@ def _assigned(text: str) -> tuple[str, Any]:
         return name, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return name, value
-
-
-def _key(settings: Settings) -> str:
-    """Return Braze's key; secrets come from the environment alone."""
-    variable = settings.braze.api_key_env
-    if not (key := os.environ.get(variable, "").strip()):
-        problem = f"the environment variable {variable} holds no Braze REST API key"
-        raise SettingsError((problem,))
-    return key
