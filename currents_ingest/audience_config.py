@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -118,6 +118,17 @@ CellType = Literal[
     "array",
     "object",
 ]
+
+
+_ONLY_FOR = {
+    "mode changed operations remove_when_empty merge_objects": "attributes",
+    "membership": "attributes and cohort",
+    "dedupe": "events and purchases",
+    "otherwise cohort cohort_column cohort_file cohorts cohort_id without_partner": (
+        "cohort"
+    ),
+}
+"""Settings that mean nothing for other kinds."""
 
 
 class Audience(Section):
@@ -278,20 +289,63 @@ class Audience(Section):
         default="", description="Left out: by byte order mark, else UTF-8."
     )
 
+    @property
+    def of_people(self) -> bool:
+        """Tell whether a row is a person; else it is something that happened."""
+        return self.kind in {"attributes", "cohort"}
+
+    @property
+    def to_partner(self) -> bool:
+        """Tell whether it goes to the partner cohort API."""
+        return self.kind == "cohort" and not self.without_partner
+
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
-        wrong = []
-        if self.kind != "attributes":
-            only = ("membership", "operations", "remove_when_empty", "merge_objects")
-            wrong = [
-                f"{name} is for attributes" for name in only if getattr(self, name)
-            ]
-            if self.mode == "mirror":
-                wrong.append("mode = mirror is for attributes")
-        elif self.dedupe:
-            wrong.append("dedupe is for events and purchases")
+        wrong = [
+            f"{name} is for {kinds}"
+            for names, kinds in _ONLY_FOR.items()
+            if self.kind not in kinds.split()
+            for name in names.split()
+            if getattr(self, name) != type(self).model_fields[name].default
+        ]
+        if self.kind == "cohort":
+            wrong += self._wrong_cohort()
+        elif self.identifier == "device_id":
+            wrong.append("identifier = device_id is for cohort")
         if not (self.header or self.names):
             wrong.append("header = false needs names")
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
+
+    def _wrong_cohort(self) -> list[str]:
+        """Say what does not fit a cohort."""
+        wrong = []
+        kinds = (self.identifier, *self.otherwise)
+        if not set(kinds) <= set(get_args(CohortIdentifier)):
+            wrong.append(f"a cohort's identifier is not {self.identifier}")
+        if len(set(kinds)) < len(kinds):
+            wrong.append("otherwise names an identifier twice")
+        if sum(map(bool, (self.cohort, self.cohort_column, self.cohort_file))) > 1:
+            wrong.append("set one of cohort, cohort_column and cohort_file")
+        told = [one for one in self.cohorts.values() if one]
+        if len(set(told)) < len(told):
+            wrong.append("cohorts gives one name to several")
+        if self.cohorts and not (self.cohort_column or self.cohort_file):
+            wrong.append("cohorts needs cohort_column or cohort_file")
+        return wrong + self._wrong_attribute()
+
+    def _wrong_attribute(self) -> list[str]:
+        """Say what does not fit a cohort that may have to become an attribute."""
+        if not self.without_partner:
+            return ["membership needs without_partner"] if self.membership else []
+        wrong = []
+        if not self.membership:
+            wrong.append("without_partner needs membership, the attribute's name")
+        if "device_id" in (self.identifier, *self.otherwise):
+            wrong.append("without_partner cannot use device_id: no profile has it")
+        if self.without_partner == "boolean" and (
+            self.cohort_column or self.cohort_file
+        ):
+            wrong.append("several cohorts need without_partner = array")
+        return wrong

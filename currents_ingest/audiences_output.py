@@ -38,6 +38,9 @@ def show_preview(found: Preview) -> None:
         f"{_time(found.seconds)} at the rate limit; {one.data_points:,} data points "
         "on contracts that are billed by them"
     )
+    if found.skipped:
+        out.print(f"{found.skipped:,} rows without an id or a cohort are left out")
+    _show_cohorts(one.cohorts)
     if one.attributes:
         table = table_of("attribute", "objects", "of known people")
         for name, count in sorted(one.attributes.items(), key=lambda it: -it[1]):
@@ -59,22 +62,38 @@ def show_preview(found: Preview) -> None:
 def show_run(run: Run) -> None:
     """Show what a run came to."""
     if run.state == "nothing new":
-        out.print(f"nothing new: Braze has delivery {run.delivery} (--force sends it)")
+        out.print(
+            f"{run.audience}: nothing new, Braze has delivery {run.delivery} "
+            "(--force sends it)"
+        )
         _show_undecided(run)
         return
     out.print(
-        f"{run.run} {run.state}: {run.new:,} new, {run.changed:,} changed, "
-        f"{run.left:,} left; {run.taken:,} objects acknowledged, {run.failed:,} "
-        f"failed, {run.unknown:,} unknown; {run.requests:,} requests"
+        f"{run.audience} {run.run} {run.state}: {run.new:,} new, {run.changed:,} "
+        f"changed, {run.left:,} left; {run.taken:,} objects acknowledged, "
+        f"{run.failed:,} failed, {run.unknown:,} unknown; {run.requests:,} requests"
     )
     if run.rejected:
         out.print(f"{run.rejected:,} rows rejected: see {run.rejects}")
+    if run.skipped:
+        out.print(f"{run.skipped:,} rows without an id or a cohort were left out")
+    _show_cohorts(run.cohorts)
     for told in run.warnings:
         out.print(f"[yellow]warning:[/] {escape(told)}")
     _show_reasons(run.reasons)
     if run.failed:
         out.print(f"to send them once more: audience retry {run.audience} {run.run}")
     _show_undecided(run)
+
+
+def _show_cohorts(cohorts: Mapping[str, Sequence[int]]) -> None:
+    """Show joins and leaves by cohort, where there are several."""
+    if not any(cohorts):
+        return
+    table = table_of("cohort", "join", "leave")
+    for name, (joins, leaves) in cohorts.items():
+        table.add_row(escape(name), f"{joins:,}", f"{leaves:,}")
+    out.print(table)
 
 
 def _show_undecided(run: Run) -> None:

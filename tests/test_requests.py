@@ -24,6 +24,7 @@ from currents_ingest.audiences.requests import (
 from currents_ingest.audiences.tables import ROW
 
 NOW = 1_800_000_000.0
+EVENTS = Request(array="events")
 
 
 def request(count, *, safe=True):
@@ -53,7 +54,7 @@ OBJECTS = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 30)), max_size=40
 
 @given(OBJECTS, st.integers(1, 8), st.integers(40, 120))
 def test_every_object_is_in_one_request_and_none_is_too_big(found, most, size):
-    made = list(grouped(batch(found), "events", most=most, size=size, safe=False))
+    made = list(grouped(batch(found), EVENTS, most=most, size=size))
     assert [row for each in made for row in each.rows] == list(range(len(found)))
     assert all(1 <= len(each.rows) <= most for each in made)
     assert all(sum(len(one) + 1 for one in each.objects) <= size for each in made)
@@ -64,7 +65,7 @@ def test_every_object_is_in_one_request_and_none_is_too_big(found, most, size):
 
 @given(OBJECTS, st.integers(1, 8))
 def test_one_persons_objects_share_a_request_where_they_fit_one(found, most):
-    made = list(grouped(batch(found), "events", most=most, size=10**6, safe=False))
+    made = list(grouped(batch(found), EVENTS, most=most, size=10**6))
     for person in {person for person, _ in found}:
         rows = {at for at, one in enumerate(found) if one[0] == person}
         spread = sum(not rows.isdisjoint(each.rows) for each in made)
@@ -74,7 +75,7 @@ def test_one_persons_objects_share_a_request_where_they_fit_one(found, most):
 @pytest.mark.parametrize(("count", "requests"), [(0, 0), (1, 1), (75, 1), (76, 2)])
 def test_requests_are_full(count, requests):
     found = [(at, 5) for at in range(count)]
-    made = list(grouped(batch(found), "attributes", most=75, size=10**6, safe=True))
+    made = list(grouped(batch(found), EVENTS, most=75, size=10**6))
     assert len(made) == requests
 
 

@@ -70,7 +70,7 @@ def news(batch: Batch, audience: Audience) -> pl.DataFrame:
     if batch.intent is None:
         return taken.select(ID, *cells_of(taken))
     back = pl.concat([batch.these("failed"), batch.these("unsent")])
-    if audience.kind != "attributes":
+    if not audience.of_people:
         return back.select(ID, pl.lit(value=True).alias(GONE))
     once = unsafe(audience)
     cells = cells_of(back)
@@ -99,7 +99,7 @@ def left(batch: Batch) -> pl.DataFrame:
 
 def once(rows: pl.DataFrame, audience: Audience) -> pl.Expr:
     """Tell which rows must not be sent twice."""
-    if audience.kind != "attributes":
+    if not audience.of_people:
         return pl.lit(value=True)
     names = [one for one in unsafe(audience) if one in rows.columns]
     said = [pl.col(one).is_not_null() for one in names]
@@ -112,7 +112,7 @@ def only_once(rows: pl.DataFrame, audience: Audience) -> pl.DataFrame:
     What else a person's object holds is safe: if nobody knows what became of it, the
     next run sends it again.
     """
-    if audience.kind != "attributes":
+    if not audience.of_people:
         return rows
     safe = [one for one in cells_of(rows) if one not in unsafe(audience)]
     return with_objects(rows.drop(safe), audience)

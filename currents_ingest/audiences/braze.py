@@ -13,7 +13,7 @@ from currents_ingest.schemas import BRAZE, schemas_root
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from currents_ingest.audience_config import Braze
+    from currents_ingest.audience_config import Audience, Braze
 
 PRIMARY = ("external_id", "user_alias", "braze_id")
 """Identifiers of which an object may have one. Source: Braze docs, /users/track."""
@@ -68,6 +68,44 @@ def facts() -> Facts:
         ecommerce={
             name: tuple(needed) for name, needed in raw["ecommerce"]["required"].items()
         },
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where an audience's objects go, and how many at once."""
+
+    path: str
+    array: str
+    """Name of the array that they go into."""
+    most: int
+    """Objects in a request."""
+    room: int
+    """Bytes of objects in a request."""
+    pace: str
+    """Requests in a time, as in 3000/3s."""
+
+
+def endpoint(braze: Braze, audience: Audience) -> Endpoint:
+    """Return an audience's endpoint.
+
+    Source: Braze docs, "/users/track"; "Cohort import API" (partner documentation):
+    1,000 ids of all kinds, 250,000 requests an hour beside the workspace's own limits.
+    """
+    if audience.to_partner:
+        return Endpoint(
+            path=f"/partners/{braze.partner}/cohorts/users",
+            array="cohort_changes",
+            most=1000,
+            room=braze.request_size - 1000,
+            pace="250000/1h",
+        )
+    return Endpoint(
+        path="/users/track/bulk" if braze.bulk else "/users/track",
+        array="attributes" if audience.kind == "cohort" else audience.kind,
+        most=braze.most,
+        room=braze.room,
+        pace=braze.pace,
     )
 
 

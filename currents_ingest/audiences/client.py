@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import aiohttp
+import orjson
 
 from currents_ingest.audiences.requests import Answer
 from currents_ingest.errors import BrazeRefusedError
@@ -19,6 +20,19 @@ _CERTIFICATE = (
     "the host's certificate is not one that this machine trusts: check braze.url, or "
     "what stands between us and Braze"
 )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class PartnerKeys:
+    """What opens the partner cohort API."""
+
+    partner_api_key: str
+    client_secret: str
+    """The workspace's data import key."""
+
+
+Key = str | PartnerKeys
+"""A REST API key, or a partner's."""
 
 
 class NotSentError(Exception):
@@ -35,9 +49,10 @@ class Client:
 
     session: aiohttp.ClientSession
     base: str
-    path: str
+    begin: bytes
+    """What every body begins with."""
 
-    async def post(self, body: bytes) -> Answer:
+    async def post(self, path: str, body: bytes) -> Answer:
         """Send a request; messages never hold what was sent.
 
         Raises:
@@ -47,7 +62,7 @@ class Client:
         """
         try:
             async with self.session.post(
-                self.base + self.path, data=body, allow_redirects=False
+                self.base + path, data=self.begin + body[1:], allow_redirects=False
             ) as got:
                 headers = {name.lower(): one for name, one in got.headers.items()}
                 return Answer(status=got.status, headers=headers, body=await got.read())
@@ -63,29 +78,33 @@ class Client:
 
 @asynccontextmanager
 async def connected(
-    base: str, path: str, key: str, *, patience: float, connections: int
+    base: str, key: Key, *, patience: float, connections: int
 ) -> AsyncIterator[Client]:
     """Open a client.
 
     Args:
         base: REST endpoint, without a slash at its end.
-        path: Endpoint, such as ``/users/track``.
-        key: REST API key; goes into a header and nowhere else.
+        key: REST API key, which goes into a header and nowhere else, or what opens
+            the cohort API, which goes into every body and nowhere else.
         patience: Seconds to wait for an answer.
         connections: At most so many at once.
     """
     headers = {
-        "Authorization": f"Bearer {key}",
         "Content-Type": "application/json",
         "User-Agent": f"currents-ingest/{version('currents-ingest')}",
     }
+    begin = b"{"
+    if isinstance(key, PartnerKeys):
+        begin = orjson.dumps(asdict(key))[:-1] + b","
+    else:
+        headers["Authorization"] = f"Bearer {key}"
     async with aiohttp.ClientSession(
         headers=headers,
         timeout=aiohttp.ClientTimeout(total=patience, sock_connect=min(patience, 10)),
         connector=aiohttp.TCPConnector(limit=connections),
         cookie_jar=aiohttp.DummyCookieJar(),
     ) as session:
-        yield Client(session, base, path)
+        yield Client(session, base, begin)
 
 
 def _kind(error: BaseException) -> str:

@@ -58,6 +58,8 @@ class Layout:
     """One column; two for an alias: name, then label."""
     columns: tuple[Column, ...]
     warnings: tuple[str, ...] = ()
+    otherwise: tuple[tuple[Column, ...], ...] = ()
+    """Of cohorts: what names whom ``identity`` does not."""
 
 
 def layout(
@@ -80,13 +82,8 @@ def layout(
         for source, braze in names.items()
         if braze
     ]
-    wanted = ALIAS if audience.identifier == "user_alias" else (audience.identifier,)
-    by_name = {one.name: one for one in found}
-    if audience.alias_label and "alias_label" not in by_name:
-        label = Column(
-            source="", name="alias_label", kind="string", constant=audience.alias_label
-        )
-        by_name["alias_label"] = label
+    wanted = names_of(audience.identifier)
+    by_name = _by_name(found, audience)
     identity = tuple(by_name[one] for one in wanted if one in by_name)
     columns = tuple(one for one in found if one.name not in wanted)
     missing = [one for one in wanted if one not in by_name]
@@ -97,6 +94,51 @@ def layout(
     return Layout(
         identity=identity, columns=columns, warnings=tuple(_look_alikes(columns))
     )
+
+
+def member_layout(
+    name: str, audience: Audience, schema: Mapping[str, pl.DataType]
+) -> Layout:
+    """Find what names members and cohorts; all other columns are left alone.
+
+    Raises:
+        MappingError: With every problem at once.
+    """
+    chosen = {meant(one, schema): braze for one, braze in audience.columns.items()}
+    problems = [
+        f"columns: the file has no column {source!r}"
+        for source in chosen
+        if source not in schema
+    ]
+    found = [
+        Column(source=one, name=chosen.get(one, one), kind="string") for one in schema
+    ]
+    by_name = _by_name(found, audience)
+    kinds = list(map(names_of, (audience.identifier, *audience.otherwise)))
+    missing = [one for kind in kinds for one in kind if one not in by_name]
+    problems += _lacking(missing, audience, schema)
+    cohort = meant(audience.cohort_column, schema)
+    if cohort and cohort not in schema:
+        problems.append(f"cohort_column: the file has no column {cohort!r}")
+    if problems:
+        raise MappingError(name, tuple(problems))
+    identity, *otherwise = (tuple(by_name[one] for one in kind) for kind in kinds)
+    columns = tuple(one for one in found if one.source == cohort)
+    return Layout(identity=identity, columns=columns, otherwise=tuple(otherwise))
+
+
+def names_of(identifier: str) -> tuple[str, ...]:
+    """Return the columns that an identifier takes."""
+    return ALIAS if identifier == "user_alias" else (identifier,)
+
+
+def _by_name(found: Iterable[Column], audience: Audience) -> dict[str, Column]:
+    by_name = {one.name: one for one in found}
+    if audience.alias_label and "alias_label" not in by_name:
+        by_name["alias_label"] = Column(
+            source="", name="alias_label", kind="string", constant=audience.alias_label
+        )
+    return by_name
 
 
 def _renamed(

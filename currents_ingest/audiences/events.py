@@ -102,7 +102,9 @@ def map_events(
     """
     schema, own = frame.schema, _OWN[audience.kind]
     by_name = {one.name: one for one in layout.columns}
-    person = identity(layout, schema, audience)
+    person = identity(
+        layout.identity, audience.identifier, schema, audience.phone_region
+    )
     parts = {
         name: _own_cell(one, schema) for name, one in by_name.items() if name in own
     }

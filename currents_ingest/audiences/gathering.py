@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from currents_ingest.audiences import columns, events, exports
+from currents_ingest.audiences import cohorts, columns, events, exports
 from currents_ingest.audiences.blocks import Blocks
 from currents_ingest.audiences.mapping import PART, REJECTS, map_people
 from currents_ingest.audiences.requests import marked
@@ -56,6 +56,10 @@ class Gathered:
     """ID of people whose rows were rejected: they did not leave."""
     nameless: int = 0
     """Rejected rows that name nobody: anybody may be meant."""
+    skipped: int = 0
+    """Rows that are nobody's, or in no cohort."""
+    cohorts: set[str] = field(default_factory=set)
+    """Those that its files are named after."""
 
     @property
     def rejected(self) -> int:
@@ -104,7 +108,17 @@ def gathered(target: Target, delivery: Delivery, memory: int) -> Iterator[Gather
         mirrored = target.audience.mode == "mirror"
         found = Gathered(delivery=delivery, rows=rows, mirrored=mirrored)
         _read(found, target)
+        if target.audience.cohort_file:
+            found.cohorts = {_named(target, one.key) for one in delivery.parts}
         yield found
+
+
+def _named(target: Target, part: str) -> str:
+    """Return what a file's name calls its cohort."""
+    if key := cohorts.of_file(target.audience, part):
+        return key
+    told = f"cohort_file: {part!r} is not named like {target.audience.cohort_file!r}"
+    raise MappingError(target.name, (told,))
 
 
 def _read(found: Gathered, target: Target) -> None:
@@ -149,7 +163,7 @@ def suspicious(target: Target, found: Gathered, last: int | None) -> str:
         last: Rows that were accepted of the export before; None: there was none.
     """
     people = found.rows.rows
-    if target.audience.kind != "attributes":
+    if not target.audience.of_people:
         return ""
     if not people:
         return "the export names nobody"
@@ -163,6 +177,7 @@ def _take(found: Gathered, target: Target, chunk: Chunk) -> None:
     frame = chunk.frame.with_columns(pl.lit(part, pl.UInt32).alias(PART))
     mapped = _mapped(found, target, frame)
     found.read += len(frame) + len(chunk.bad)
+    found.skipped += mapped.skipped
     found.rows.add(mapped.rows)
     found.nameless += len(mapped.rejects) - len(mapped.there) + len(chunk.bad)
     if len(mapped.rejects):
@@ -180,12 +195,19 @@ def _mapped(found: Gathered, target: Target, frame: pl.DataFrame) -> Mapped:
         mapped = map_people(frame, found.layout, audience)
         rows = marked(mapped.rows, audience, found.delivery.id)
         return replace(mapped, rows=rows)
+    if audience.kind == "cohort":
+        part = found.parts[-1]
+        if audience.cohort_file:
+            found.cohorts.add(_named(target, part))
+        return cohorts.map_members(frame, found.layout, audience, part)
     return events.map_events(frame, found.layout, audience, found.delivery.id)
 
 
 def _layout(target: Target, chunk: Chunk, schema: dict[str, pl.DataType]) -> Layout:
+    if target.audience.kind == "cohort":
+        return columns.member_layout(target.name, target.audience, schema)
     layout = columns.layout(target.name, target.audience, schema, typed=chunk.typed)
-    if target.audience.kind != "attributes":
+    if not target.audience.of_people:
         events.check(target.name, layout, target.audience)
     return layout
 

@@ -48,7 +48,7 @@ class Step(BaseModel):
     number: int = 0
     at: datetime
     run: str
-    kind: Literal["begin", "doubt", "intent", "told", "fold", "end"]
+    kind: Literal["begin", "doubt", "intent", "told", "fold", "end", "cohorts"]
     objects: tuple[str, ...] = ()
     """What the snapshot has to know; of a fold its parts, in order of ids."""
     unknown: tuple[str, ...] = ()
@@ -80,6 +80,9 @@ class Journal:
     """What the last run that ended said of itself."""
     retired: tuple[str, ...] = ()
     """Objects that nothing names since the last fold."""
+    cohorts: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Id and name of cohorts, by what the export calls them; the name is empty until
+    Braze has acknowledged one."""
 
     @staticmethod
     def open(store: Store) -> Journal:
@@ -176,6 +179,7 @@ class Journal:
             "retired": [one for one in old if one not in kept],
             "open": sorted(self.undecided),
             "last": self.last,
+            "cohorts": self.cohorts,
         }
         gone = self.retired
         step = Step(
@@ -191,16 +195,22 @@ class Journal:
             self.parts, self.rows = step.objects, step.rows
             self.retired, self.told = tuple(step.about["retired"]), []
             self.last = step.about["last"]
+            self._know(step.about.get("cohorts", {}))
             for number in set(step.about["open"]) - self.undecided.keys():
                 self.undecided[number] = _read_at(_key(number), self.store)
         elif step.kind in {"doubt", "intent", "told"}:
             self.told.append(step)
         if step.kind == "end":
             self.last = step.about
+        if step.kind == "cohorts":
+            self._know(step.about)
         if step.unknown:
             self.undecided[step.number] = step
         for number in step.settles:
             self.undecided.pop(number, None)
+
+    def _know(self, cohorts: dict[str, Any]) -> None:
+        self.cohorts |= {key: (one, name) for key, (one, name) in cohorts.items()}
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from currents_ingest.audiences.braze import facts
 from currents_ingest.audiences.tables import ROW
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from currents_ingest.audience_config import Audience
     from currents_ingest.audiences.columns import Column, Layout
@@ -29,10 +29,12 @@ WHAT, GONE, AT = "__what__", "__gone__", "__at__"
 """Why a row is sent; that the snapshot forgets it; which step said so."""
 OBJECT = "__object__"
 """The whole object as JSON."""
+COHORT = "__cohort__"
+"""What the export calls the cohort that the row is about."""
 STATE, REASON = "__state__", "__why__"
 """What became of a row that was not taken, and why."""
 RESERVED = frozenset(
-    {*OURS, WHAT, GONE, AT, OBJECT, STATE, REASON, "__known__", "__reason__"}
+    {*OURS, WHAT, GONE, AT, OBJECT, COHORT, STATE, REASON, "__known__", "__reason__"}
 )
 """Column names that are not cells; no attribute may be called so."""
 SEPARATOR = "\x1f"
@@ -50,6 +52,8 @@ class Mapped:
     """REJECTS."""
     there: pl.DataFrame
     """ID of rejected rows that name somebody."""
+    skipped: int = 0
+    """Rows that are nobody's, or in no cohort."""
 
 
 def map_people(frame: pl.DataFrame, layout: Layout, audience: Audience) -> Mapped:
@@ -62,7 +66,9 @@ def map_people(frame: pl.DataFrame, layout: Layout, audience: Audience) -> Mappe
     """
     read = [_Read.of(one, frame, audience) for one in layout.columns]
     found = frame.select(
-        identity(layout, frame.schema, audience).alias(ID),
+        identity(
+            layout.identity, audience.identifier, frame.schema, audience.phone_region
+        ).alias(ID),
         PART,
         ROW,
         *(one.cell.alias(one.column.name) for one in read),
@@ -108,17 +114,19 @@ def split(found: pl.DataFrame) -> Mapped:
     )
 
 
-def identity(layout: Layout, schema: Mapping[str, Any], audience: Audience) -> pl.Expr:
+def identity(
+    columns: Sequence[Column],
+    identifier: str,
+    schema: Mapping[str, Any],
+    region: str = "",
+) -> pl.Expr:
     """Return a person's key; null where the row names nobody, or nobody that can be."""
     limits = facts().limits
-    texts = [cells.stripped(text_of(one, schema)) for one in layout.identity]
-    named = [
-        pl.when(text.str.to_lowercase() != cells.NULL).then(text) for text in texts
-    ]
-    if audience.identifier == "email":
+    named = [said(one, schema) for one in columns]
+    if identifier == "email":
         return bare(cells.email(named[0])).str.to_lowercase()
-    if audience.identifier == "phone":
-        return bare(cells.phone(named[0], audience.phone_region))
+    if identifier == "phone":
+        return bare(cells.phone(named[0], region))
     most = limits["external_id_bytes"] if len(named) == 1 else limits["alias_bytes"]
     fit = [
         pl.when((text.str.len_bytes() <= most) & ~text.str.contains(SEPARATOR)).then(
@@ -127,6 +135,12 @@ def identity(layout: Layout, schema: Mapping[str, Any], audience: Audience) -> p
         for text in named
     ]
     return pl.concat_str(fit, separator=SEPARATOR)
+
+
+def said(column: Column, schema: Mapping[str, Any]) -> pl.Expr:
+    """Return texts without blanks around them; null where they say nothing."""
+    text = cells.stripped(text_of(column, schema))
+    return pl.when(text.str.to_lowercase() != cells.NULL).then(text)
 
 
 def fragment(identifier: str, person: pl.Expr) -> pl.Expr:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from currents_ingest.audiences import cohorts
 from currents_ingest.audiences.braze import facts
 from currents_ingest.audiences.difference import cells_of, difference, unsent
-from currents_ingest.audiences.mapping import OBJECT, PERSON, WHAT
+from currents_ingest.audiences.mapping import COHORT, OBJECT, PERSON, SEPARATOR, WHAT
 from currents_ingest.audiences.masking import masked
 from currents_ingest.audiences.pace import Pace
 from currents_ingest.audiences.requests import with_objects
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from currents_ingest.audience_config import Audience, Braze
+    from currents_ingest.audience_config import Audience
+    from currents_ingest.audiences.braze import Endpoint
     from currents_ingest.audiences.difference import Difference
     from currents_ingest.audiences.gathering import Gathered, Target
     from currents_ingest.audiences.journal import Snapshot
@@ -59,6 +61,8 @@ class Figures:
     """Objects that say something of it, by attribute."""
     again: dict[str, int] = field(default_factory=dict)
     """The same, of people that were known."""
+    cohorts: dict[str, list[int]] = field(default_factory=dict)
+    """Joins and leaves by cohort, as the export calls it."""
 
     def churny(self) -> dict[str, float]:
         """Return attributes that change for most people, with their share."""
@@ -67,7 +71,7 @@ class Figures:
         shares = {name: count / self.known for name, count in self.again.items()}
         return {name: one for name, one in shares.items() if one > _CHURNY}
 
-    def add(self, found: Difference, braze: Braze) -> None:
+    def add(self, found: Difference, end: Endpoint) -> None:
         """Count one range."""
         what = dict(found.send[WHAT].value_counts().iter_rows())
         self.people += found.people
@@ -81,8 +85,21 @@ class Figures:
         size = int(found.send[OBJECT].str.len_bytes().sum()) + sent
         self.objects += sent
         self.bytes += size
-        self.requests += max(-(-sent // braze.most), -(-size // braze.room))
-        self._count_attributes(found.send)
+        if COHORT in found.send.columns:
+            self._count_cohorts(found.send, end)
+        else:
+            self.requests += max(-(-sent // end.most), -(-size // end.room))
+            self._count_attributes(found.send)
+
+    def _count_cohorts(self, send: pl.DataFrame, end: Endpoint) -> None:
+        """Count members; each assignment is a data point where a contract says so.
+
+        Source: Braze docs, "Data points (Legacy)", of partners' cohorts.
+        """
+        add_cohorts(self.cohorts, send)
+        for count in send[COHORT].value_counts()["count"]:
+            self.requests += -(-count // end.most)
+        self.data_points += len(send)
 
     def _count_attributes(self, send: pl.DataFrame) -> None:
         names = cells_of(send)
@@ -96,6 +113,13 @@ class Figures:
             profile = facts().fields.get(name)
             if profile is None or profile.billable:
                 self.data_points += send.select(_points(name)).item()
+
+
+def add_cohorts(found: dict[str, list[int]], send: pl.DataFrame) -> None:
+    """Count joins and leaves of rows to send, by cohort."""
+    counts = send.group_by(COHORT, WHAT).len().sort(COHORT)
+    for name, what, count in counts.iter_rows():
+        found.setdefault(name, [0, 0])[what == "left"] += count
 
 
 def _points(name: str) -> pl.Expr:
@@ -130,11 +154,20 @@ def differences(
         new = gathered.rows.between(span)
         if new is None and (old is None or audience.mode != "mirror"):
             continue
-        if audience.kind == "attributes":
-            found = difference(old, new, audience, there)
-            yield replace(found, send=with_objects(found.send, audience))
-        else:
+        if not audience.of_people:
             yield unsent(old, new)
+            continue
+        found = difference(
+            cohorts.of_these(old, gathered.cohorts) if audience.cohort_file else old,
+            new,
+            audience,
+            there,
+        )
+        if audience.kind == "cohort":
+            send = cohorts.with_changes(found.send, audience, snapshot.journal.cohorts)
+        else:
+            send = with_objects(found.send, audience)
+        yield replace(found, send=send)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +184,9 @@ class Plan:
     rows: int
     """Of the export."""
     accepted: int
-    """Of them those that were not rejected."""
+    """Of them those that say who is meant, and were not rejected."""
+    rejected: int
+    skipped: int
     guard: str
     """Why a person should look at the export first; empty: nobody need to."""
     warnings: tuple[str, ...]
@@ -237,7 +272,7 @@ def samples(send: pl.DataFrame, count: int) -> list[dict[str, str]]:
     return [
         {
             "why": row[WHAT],
-            "person": masked(row[PERSON]),
+            "person": masked(row[PERSON].replace(SEPARATOR, " ")),
             "object": masked_object(row[OBJECT]),
         }
         for row in shown.iter_rows(named=True)
@@ -262,6 +297,6 @@ def _masked(value: Any) -> Any:
     return value
 
 
-def seconds_at_limit(figures: Figures, braze: Braze) -> float:
+def seconds_at_limit(figures: Figures, end: Endpoint) -> float:
     """Return how long the requests take at the configured rate."""
-    return Pace.of(braze.pace).seconds_for(figures.requests)
+    return Pace.of(end.pace).seconds_for(figures.requests)

@@ -30,6 +30,7 @@ _PASSING = (408, 423, 425)
 """Answers below 500 that another try may change."""
 _MARK = "@[0-9a-f]{16}$"
 """What follows an increment's cell and says which delivery it came with."""
+PARTNERS = "/partners/"
 TEXTS = {
     401: "the key is wrong, lacks users.track, or belongs to another instance: check "
     "braze.instance and the key's variable (braze.api_key_env)",
@@ -40,23 +41,41 @@ TEXTS = {
     "requests",
 }
 """What to do about answers that stop a run."""
+_PARTNER_TEXTS = TEXTS | {
+    401: "a key is wrong, or belongs to another instance: check braze.instance, "
+    "braze.partner, the partner key (braze.partner_key_env) and the data import key "
+    "(braze.data_import_key_env)",
+    403: "the partner may not do this: ask Braze",
+    404: "there is no such address: check braze.instance (or braze.url) and "
+    "braze.partner",
+}
+"""The same, of partner cohorts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What one call carries."""
 
-    array: Literal["attributes", "events", "purchases"]
-    rows: Sequence[int]
+    array: str
+    """What its objects are; empty: the one object is the whole."""
+    rows: Sequence[int] = ()
     """Which row of its batch each object came from."""
-    objects: Sequence[str]
+    objects: Sequence[str] = ()
     """JSON."""
+    path: str = "/users/track"
+    cohort: str = ""
+    """Id of the cohort that changes."""
     safe: bool = True
     """Sending it twice does no harm."""
 
     @property
     def body(self) -> bytes:
         """Return it as Braze wants it."""
+        if not self.array:
+            return self.objects[0].encode()
+        if self.cohort:
+            changes = joined_changes(map(orjson.loads, self.objects))
+            return orjson.dumps({"cohort_id": self.cohort, self.array: changes})
         return f'{{"{self.array}":[{",".join(self.objects)}]}}'.encode()
 
     def halves(self) -> tuple[Request, Request]:
@@ -125,6 +144,17 @@ def with_objects(send: pl.DataFrame, audience: Audience) -> pl.DataFrame:
     )
 
 
+def joined_changes(changes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put changes of one id each into one that adds and one that removes."""
+    found: dict[bool, dict[str, Any]] = {}
+    for change in changes:
+        removes = change.pop("should_remove", False)
+        whole = found.setdefault(removes, {"should_remove": True} if removes else {})
+        for kind, ids in change.items():
+            whole.setdefault(kind, []).extend(ids)
+    return list(found.values())
+
+
 def marked(rows: pl.DataFrame, audience: Audience, delivery: str) -> pl.DataFrame:
     """Note at increments which delivery they came with: each counts once."""
     return rows.with_columns(
@@ -135,22 +165,19 @@ def marked(rows: pl.DataFrame, audience: Audience, delivery: str) -> pl.DataFram
 
 
 def grouped(
-    batch: pl.DataFrame, array: Any, *, most: int, size: int, safe: bool
+    batch: pl.DataFrame, like: Request, *, most: int, size: int
 ) -> Iterator[Request]:
     """Put objects into as few requests as may be, one person's into one.
 
     Args:
         batch: Rows with PERSON and OBJECT; one person's follow each other.
-        array: Which array they go into.
+        like: A request without objects.
         most: Objects in a request.
         size: Bytes in a request.
-        safe: Whether they may be sent twice.
     """
     objects = batch[OBJECT].to_list()
     for start, end in _cuts(batch, most, size):
-        yield Request(
-            array=array, rows=range(start, end), objects=objects[start:end], safe=safe
-        )
+        yield replace(like, rows=range(start, end), objects=objects[start:end])
 
 
 def _cuts(batch: pl.DataFrame, most: int, size: int) -> Iterator[tuple[int, int]]:
@@ -198,8 +225,9 @@ def verdict(request: Request, answer: Answer) -> Verdict:
     A 2xx without ``message: success`` is none: such answers have been seen. Where
     nobody knows whether the request was applied, only a safe one is sent again.
     """
-    if answer.status in TEXTS:
-        return Verdict(kind="refused", reason=TEXTS[answer.status])
+    texts = _PARTNER_TEXTS if request.path.startswith(PARTNERS) else TEXTS
+    if answer.status in texts:
+        return Verdict(kind="refused", reason=texts[answer.status])
     if answer.status == 429:
         return Verdict(kind="again", reason="429 too many requests")
     if answer.status in {400, 413}:
@@ -250,6 +278,8 @@ def used_up(answer: Answer) -> bool:
 def _success(request: Request, answer: Answer) -> Verdict:
     told = _json(answer.body)
     message = told.get("message")
+    if request.path.startswith(PARTNERS) and isinstance(message, str):
+        return Verdict(kind="taken")  # it says no more of any id
     if answer.status == 202 and message == "queued":
         return Verdict(kind="taken")
     if message != "success":

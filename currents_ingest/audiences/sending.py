@@ -162,7 +162,7 @@ class Sender:
         """Send once; returns the status, too, where there was one."""
         self.tally.requests += 1
         try:
-            answer = await self.client.post(body)
+            answer = await self.client.post(request.path, body)
         except NotSentError as error:
             return Verdict(kind="again", reason=str(error)), None
         except LostError as error:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from currents_ingest import memory
-from currents_ingest.audiences import gathering, planning
+from currents_ingest.audiences import cohorts, gathering, planning
+from currents_ingest.audiences.braze import endpoint
+from currents_ingest.audiences.client import PartnerKeys
 from currents_ingest.audiences.gathering import gathered
 from currents_ingest.audiences.journal import Journal
 from currents_ingest.audiences.planning import Figures, Plan
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from currents_ingest.audiences.braze import Endpoint
+    from currents_ingest.audiences.client import Key
     from currents_ingest.audiences.difference import Difference
     from currents_ingest.audiences.exports import Delivery
     from currents_ingest.audiences.gathering import Target
@@ -39,6 +43,10 @@ if TYPE_CHECKING:
 _SHOWN = 20
 """Runs that are listed."""
 _SAMPLES = 3
+_PARTNER_KEY = (
+    "key that Braze gave the partner (if you are none: without_partner keeps members "
+    "in an attribute)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +59,8 @@ class Preview:
     parts: int
     rows: int
     rejected: int
+    skipped: int
+    """Rows that are nobody's, or in no cohort."""
     reasons: dict[str, int]
     figures: Figures
     seconds: float
@@ -70,8 +80,10 @@ def preview(settings: Settings, target: Target, plan: Path | None = None) -> Pre
         MappingError: Its columns do not fit.
     """
     memory.return_what_is_freed()
+    target = _effective(settings, target)
     store, where = look(settings, target)
     journal = Journal.open(store)
+    end = endpoint(settings.braze, target.audience)
     figures, shown = Figures(), list[dict[str, str]]()
     with (
         gathered(target, _delivery(target), room(settings)) as found,
@@ -80,7 +92,7 @@ def preview(settings: Settings, target: Target, plan: Path | None = None) -> Pre
         refused = gathering.unbearable(target, found)
         odd = gathering.suspicious(target, found, journal.last.get("accepted"))
         differences = planning.differences(snapshot, found, target.audience)
-        frames = _counted(differences, figures, settings, shown)
+        frames = _counted(differences, figures, end, shown)
         if plan and not refused:
             kept = Plan(
                 audience=target.name,
@@ -89,7 +101,9 @@ def preview(settings: Settings, target: Target, plan: Path | None = None) -> Pre
                 head=journal.head,
                 delivery=found.delivery.id,
                 rows=found.read,
-                accepted=found.read - found.rejected,
+                accepted=found.read - found.rejected - found.skipped,
+                rejected=found.rejected,
+                skipped=found.skipped,
                 guard=odd,
                 warnings=found.warnings,
             )
@@ -103,9 +117,10 @@ def preview(settings: Settings, target: Target, plan: Path | None = None) -> Pre
         parts=len(found.delivery.parts),
         rows=found.read,
         rejected=found.rejected,
+        skipped=found.skipped,
         reasons=found.reasons(),
         figures=figures,
-        seconds=planning.seconds_at_limit(figures, settings.braze),
+        seconds=planning.seconds_at_limit(figures, end),
         samples=shown,
         churny=figures.churny(),
         warnings=found.warnings,
@@ -113,23 +128,44 @@ def preview(settings: Settings, target: Target, plan: Path | None = None) -> Pre
     )
 
 
-def key(settings: Settings, target: Target) -> str:  # noqa: ARG001 (of every kind)
+def key(settings: Settings, target: Target) -> Key:
     """Return Braze's key; secrets come from the environment alone.
 
     Raises:
         SettingsError: There is none.
     """
-    variable = settings.braze.api_key_env
-    if not (found := os.environ.get(variable, "").strip()):
-        problem = f"the environment variable {variable} holds no Braze REST API key"
-        raise SettingsError((problem,))
+    braze = settings.braze
+    if not _effective(settings, target).audience.to_partner:
+        return _secret((braze.api_key_env, "Braze REST API key"))[0]
+    partner, secret = _secret(
+        (braze.partner_key_env, _PARTNER_KEY),
+        (braze.data_import_key_env, "data import key of the workspace"),
+    )
+    return PartnerKeys(partner, secret)
+
+
+def _secret(*wanted: tuple[str, str]) -> list[str]:
+    """Return what environment variables hold; of each, what it should be."""
+    found = [os.environ.get(variable, "").strip() for variable, _ in wanted]
+    problems = tuple(
+        f"the environment variable {variable} holds no {what}"
+        for (variable, what), one in zip(wanted, found, strict=True)
+        if not one
+    )
+    if problems:
+        raise SettingsError(problems)
     return found
+
+
+def _effective(settings: Settings, target: Target) -> Target:
+    audience = cohorts.effective(settings, target.name, target.audience)
+    return replace(target, audience=audience)
 
 
 def sync(  # noqa: PLR0913 (four of them are options)
     settings: Settings,
     target: Target,
-    key: str,
+    key: Key,
     *,
     force: bool = False,
     plan: Path | None = None,
@@ -140,7 +176,7 @@ def sync(  # noqa: PLR0913 (four of them are options)
     Args:
         settings: Where everything is.
         target: Whose export.
-        key: Braze's REST API key.
+        key: What ``key`` returns.
         force: Send what looks wrong as a whole, too, and what was sent already.
         plan: What ``preview`` kept: exactly that is sent, or nothing.
         stop: Asked before every request.
@@ -153,6 +189,7 @@ def sync(  # noqa: PLR0913 (four of them are options)
         LedgerConflictError: Another run of this audience was first.
     """
     memory.return_what_is_freed()
+    target = _effective(settings, target)
     with at_work(settings, target) as work:
         if plan:
             return work.by_plan(plan, key, stop, force=force)
@@ -169,7 +206,7 @@ def retry(  # noqa: PLR0913 (two of them are options)
     settings: Settings,
     target: Target,
     run: str,
-    key: str,
+    key: Key,
     *,
     unknown: str = "",
     stop: Callable[[], bool] = lambda: False,
@@ -180,7 +217,7 @@ def retry(  # noqa: PLR0913 (two of them are options)
         settings: Where everything is.
         target: Whose run.
         run: Its name, as ``status`` shows it.
-        key: Braze's REST API key.
+        key: What ``key`` returns.
         unknown: What to do with objects of which nobody knows whether they arrived:
             ``send`` them again, ``keep`` them as sent, or leave them.
         stop: Asked before every request.
@@ -189,13 +226,14 @@ def retry(  # noqa: PLR0913 (two of them are options)
         GuardError: There is no such run, or a later one tried the same people again.
     """
     memory.return_what_is_freed()
+    target = _effective(settings, target)
     with at_work(settings, target) as work:
         return work.again(run, key, stop, unknown)
 
 
 def runs(settings: Settings, target: Target, run: str = "") -> list[Run]:
     """Return the last runs of an audience, the newest first, or one by its name."""
-    store, _ = look(settings, target)
+    store, _ = look(settings, _effective(settings, target))
     listed = [one.key for page in store.listing(SUMMARIES) for one in page]
     chosen = [one for one in listed if not run or one == summary(run)]
     bodies = store.gather(sorted(chosen, reverse=True)[:_SHOWN])
@@ -204,7 +242,7 @@ def runs(settings: Settings, target: Target, run: str = "") -> list[Run]:
 
 def undecided(settings: Settings, target: Target) -> dict[str, int]:
     """Return how many objects of which run nobody knows the outcome of."""
-    store, _ = look(settings, target)
+    store, _ = look(settings, _effective(settings, target))
     found: dict[str, int] = {}
     for step in Journal.open(store).undecided.values():
         found[step.run] = found.get(step.run, 0) + step.unknown_rows
@@ -214,12 +252,12 @@ def undecided(settings: Settings, target: Target) -> dict[str, int]:
 def _counted(
     found: Iterator[Difference],
     figures: Figures,
-    settings: Settings,
+    end: Endpoint,
     shown: list[dict[str, str]],
 ) -> Iterator[pl.DataFrame]:
     """Count what goes by; yields the rows to send."""
     for one in found:
-        figures.add(one, settings.braze)
+        figures.add(one, end)
         if len(shown) < _SAMPLES:
             shown += planning.samples(one.send, _SAMPLES - len(shown))
         if len(one.send):

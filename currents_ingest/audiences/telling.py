@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import polars as pl
 import structlog
 
@@ -27,10 +28,13 @@ from currents_ingest.audiences.batches import (
     once,
     only_once,
 )
+from currents_ingest.audiences.braze import endpoint
 from currents_ingest.audiences.client import connected
+from currents_ingest.audiences.cohorts import ids_of, name_of
 from currents_ingest.audiences.journal import Step
+from currents_ingest.audiences.mapping import COHORT
 from currents_ingest.audiences.pace import Pace
-from currents_ingest.audiences.requests import grouped
+from currents_ingest.audiences.requests import Request, grouped
 from currents_ingest.audiences.sending import Outcome, Sender, Tally, send_all
 from currents_ingest.errors import (
     BrazeRefusedError,
@@ -41,11 +45,12 @@ from currents_ingest.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
     from currents_ingest.audience_config import Audience, Braze
+    from currents_ingest.audiences.braze import Endpoint
+    from currents_ingest.audiences.client import Key
     from currents_ingest.audiences.journal import Journal
-    from currents_ingest.audiences.requests import Request
     from currents_ingest.audiences.sending import Note
 
 log = structlog.get_logger()
@@ -91,14 +96,19 @@ class Teller:
     _started: float = field(default_factory=time.monotonic)
     _written: float = field(default_factory=time.monotonic)
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _end: Endpoint = field(init=False)
     _lists: int = 0
     _objects: int = 0
+
+    def __post_init__(self) -> None:
+        """Find where it goes."""
+        self._end = endpoint(self.braze, self.audience)
 
     def tell(
         self,
         frames: Iterator[pl.DataFrame],
         base: str,
-        key: str,
+        key: Key,
         again: Sequence[Step] = (),
     ) -> None:
         """Send rows with their objects; returns when all is written down.
@@ -106,7 +116,7 @@ class Teller:
         Args:
             frames: Rows, range by range.
             base: REST endpoint.
-            key: REST API key.
+            key: What opens it.
             again: Intents whose rows a person wants sent once more.
 
         Raises:
@@ -114,27 +124,31 @@ class Teller:
             BrazeDownError: Braze did not answer for too long.
             LedgerConflictError, LeaseLostError: Another run may have taken over.
         """
-        asyncio.run(self._tell(self._requests(frames, again), base, key))
+        asyncio.run(self._tell(frames, base, key, again))
 
     async def _tell(
-        self, requests: AsyncIterator[tuple[Note, Request]], base: str, key: str
+        self,
+        frames: Iterator[pl.DataFrame],
+        base: str,
+        key: Key,
+        again: Sequence[Step],
     ) -> None:
         async with connected(
             base,
-            "/users/track/bulk" if self.braze.bulk else "/users/track",
             key,
             patience=self.braze.timeout.total_seconds(),
             connections=self.braze.concurrency,
         ) as client:
             sender = Sender(
                 client=client,
-                pace=Pace.of(self.braze.pace),
+                pace=Pace.of(self._end.pace),
                 patience=self.braze.patience.total_seconds(),
                 stop=self.stop,
                 check=self.check,
                 tally=self.tally,
             )
             try:
+                requests = self._requests(sender, frames, again)
                 all_went = await send_all(sender, requests, self.braze.concurrency)
             except (LedgerConflictError, LeaseLostError):
                 raise  # it is no longer ours to write down
@@ -145,8 +159,12 @@ class Teller:
             self.told.stopped = not all_went
 
     async def _requests(
-        self, frames: Iterator[pl.DataFrame], again: Sequence[Step]
+        self,
+        sender: Sender,
+        frames: Iterator[pl.DataFrame],
+        again: Sequence[Step],
     ) -> AsyncIterator[tuple[Note, Request]]:
+        await self._name(sender, list(self.journal.cohorts))
         for step in again:
             rows = pl.concat(map(self.journal.read, step.unknown))
             for one in self._of(await self._announced(rows, (step.number,))):
@@ -154,27 +172,63 @@ class Teller:
         coming = asyncio.create_task(asyncio.to_thread(next, frames, None))
         while (frame := await coming) is not None:
             coming = asyncio.create_task(asyncio.to_thread(next, frames, None))
-            if self.audience.kind == "attributes":
+            if self.audience.of_people:
                 await self._written_down(partial(self._doubt, frame))
             alone = once(frame, self.audience)
-            for rows in frame.filter(~alone).iter_slices(_SLICE):
+            for rows in _slices(frame.filter(~alone)):
+                if COHORT in rows.columns:
+                    await self._name(sender, rows[COHORT].head(1))
                 for one in self._of(Batch(rows)):
                     yield one
-            for rows in cut(frame.filter(alone), _CHUNK * self.braze.most):
+            for rows in cut(frame.filter(alone), _CHUNK * self._end.most):
                 for one in self._of(await self._announced(rows)):
                     yield one
 
     def _of(self, batch: Batch) -> Iterator[tuple[Note, Request]]:
         self._batches.append(batch)
-        found = grouped(
-            batch.rows,
-            self.audience.kind,
-            most=self.braze.most,
-            size=self.braze.room,
-            safe=batch.intent is None,
-        )
+        end = self._end
+        like = Request(path=end.path, array=end.array, safe=batch.intent is None)
+        if self.audience.to_partner:
+            cohort, _ = self.journal.cohorts[batch.rows[COHORT][0]]
+            like = replace(like, cohort=cohort)
+        found = grouped(batch.rows, like, most=end.most, size=end.room)
         note = partial(self._note, batch)
         return ((note, one) for one in found)
+
+    async def _name(self, sender: Sender, keys: Iterable[str]) -> None:
+        """See that Braze knows cohorts by their names; ids are written down first."""
+        known = self.journal.cohorts
+        ids = ids_of(self.audience, keys, known)
+        if new := {key: (one, "") for key, one in ids.items() if key not in known}:
+            await self._written_down(partial(self._know, new))
+        for key in keys:
+            cohort, told = known[key]
+            name = name_of(self.audience, key) or told
+            if self.audience.to_partner and name != told:
+                await self._define(sender, cohort, name)
+                named = {key: (cohort, name)}
+                await self._written_down(partial(self._know, named))
+                log.info("cohort named", cohort=cohort, name=name)
+
+    async def _define(self, sender: Sender, cohort: str, name: str) -> None:
+        """Create a cohort, or give it another name."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        body = {"cohort_id": cohort, "name": name, "created_at": now}
+        request = Request(
+            path=self._end.path.removesuffix("/users"),
+            array="",
+            rows=(0,),
+            objects=(orjson.dumps(body).decode(),),
+        )
+        outcomes: list[Outcome] = []
+
+        async def note(found: list[Outcome]) -> None:
+            outcomes.extend(found)
+
+        await sender.deliver(request, note)
+        if outcomes[0].state == "failed":
+            reason = f"it does not take the cohort {name!r} ({outcomes[0].reason})"
+            raise BrazeRefusedError(400, reason)
 
     async def _announced(
         self, rows: pl.DataFrame, settles: tuple[int, ...] = ()
@@ -190,6 +244,9 @@ class Teller:
     def _doubt(self, rows: pl.DataFrame) -> Step:
         void = doubtful(rows, self.audience)
         return self._commit("doubt", (self._object("doubt", void),), len(void))
+
+    def _know(self, cohorts: dict[str, tuple[str, str]]) -> Step:
+        return self._commit("cohorts", (), 0, about=cohorts)
 
     def _announce(self, rows: pl.DataFrame, settles: tuple[int, ...]) -> Step:
         lost = only_once(rows, self.audience)
@@ -296,3 +353,12 @@ class Teller:
         now = datetime.now(UTC)
         step = Step(at=now, run=self.run, kind=kind, objects=objects, rows=rows, **more)
         return self.journal.commit(step)
+
+
+def _slices(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Cut rows into what becomes requests at once, of one cohort if any."""
+    whole = [rows]
+    if COHORT in rows.columns:
+        whole = rows.partition_by(COHORT, maintain_order=True)
+    for one in whole:
+        yield from one.iter_slices(_SLICE)

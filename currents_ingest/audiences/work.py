@@ -20,8 +20,10 @@ import structlog
 from currents_ingest import lease
 from currents_ingest.audiences import gathering, planning
 from currents_ingest.audiences.braze import rest_url
+from currents_ingest.audiences.client import PartnerKeys
 from currents_ingest.audiences.journal import Journal, Step
 from currents_ingest.audiences.mapping import (
+    COHORT,
     ID,
     PART,
     REASON,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from currents_ingest.audiences.client import Key
     from currents_ingest.audiences.difference import Difference
     from currents_ingest.audiences.gathering import Gathered, Target
     from currents_ingest.config import Settings
@@ -81,6 +84,10 @@ class Run:
     unknown: int = 0
     undecided: int = 0
     """Objects, of this run and those before, of which nobody knows."""
+    skipped: int = 0
+    """Rows that are nobody's, or in no cohort."""
+    cohorts: dict[str, list[int]] = field(default_factory=dict)
+    """Joins and leaves, by what the export calls the cohort."""
     repeated: int = 0
     """Rows that a later row of the same person took the place of."""
     requests: int = 0
@@ -111,11 +118,12 @@ class Work:
     lease: Lease | None
 
     def by_export(
-        self, found: Gathered, key: str, stop: Callable[[], bool], *, force: bool
+        self, found: Gathered, key: Key, stop: Callable[[], bool], *, force: bool
     ) -> Run:
         """Send what an export has that Braze has not."""
         self.run.delivery, self.run.rows = found.delivery.id, found.read
         self.run.rejected, self.run.warnings = found.rejected, found.warnings
+        self.run.skipped = found.skipped
         self.run.rejects = self._list_rejects(
             rejects_of(found).write_ndjson().encode(), found.rejected
         )
@@ -131,13 +139,13 @@ class Work:
         return self.run
 
     def by_plan(
-        self, path: Path, key: str, stop: Callable[[], bool], *, force: bool
+        self, path: Path, key: Key, stop: Callable[[], bool], *, force: bool
     ) -> Run:
         """Send what a plan holds, if nothing was sent since."""
         plan = planning.read_plan(path)
         planning.fits(plan, self.target, self.run.destination, self.journal.head)
         self.run.delivery, self.run.rows = plan.delivery, plan.rows
-        self.run.rejected = plan.rows - plan.accepted
+        self.run.rejected, self.run.skipped = plan.rejected, plan.skipped
         self.run.warnings = plan.warnings
         rejects = planning.plan_rejects(path)
         self.run.rejects = self._list_rejects(rejects, self.run.rejected)
@@ -147,7 +155,7 @@ class Work:
         self._tell(planning.plan_rows(path), key, stop, plan.accepted)
         return self.run
 
-    def again(self, name: str, key: str, stop: Callable[[], bool], unknown: str) -> Run:
+    def again(self, name: str, key: Key, stop: Callable[[], bool], unknown: str) -> Run:
         """Send once more what the run *name* could not."""
         before = [one.key for page in self.store.listing(SUMMARIES) for one in page]
         if summary(name) not in before:
@@ -157,12 +165,12 @@ class Work:
         steps = [one for one in self.journal.undecided.values() if one.run == name]
         deciding = bool(steps and unknown)
         newest = before[-1] == summary(name)
-        attributes = self.target.audience.kind == "attributes"
-        if attributes and not newest and not deciding:
+        of_people = self.target.audience.of_people
+        if of_people and not newest and not deciding:
             told = "A sync sends whatever Braze has not acknowledged."
             reason = f"a later run tried the people of {name} again"
             raise GuardError(self.target.name, reason, told)
-        failed = [] if attributes and not newest else self._failed(name)
+        failed = [] if of_people and not newest else self._failed(name)
         if unknown == "keep":
             self._settle(steps)
         self.run.delivery = name
@@ -182,7 +190,7 @@ class Work:
     def _tell(
         self,
         frames: Iterator[pl.DataFrame],
-        key: str,
+        key: Key,
         stop: Callable[[], bool],
         accepted: int | None,
         again: Sequence[Step] = (),
@@ -211,7 +219,7 @@ class Work:
             self._summarise()
         self._end(accepted, key)
 
-    def _end(self, accepted: int | None, key: str) -> None:
+    def _end(self, accepted: int | None, key: Key) -> None:
         done = self.run.state == "done"
         about = self.journal.last | {"key": self._mark_of(key)}
         if done and accepted is not None:
@@ -232,16 +240,17 @@ class Work:
             self._summarise()
             raise error
 
-    def _same_key(self, key: str) -> None:
+    def _same_key(self, key: Key) -> None:
         """See that the key is the last one: a key belongs to one workspace."""
         before = self.journal.last.get("key")
         if before and before != self._mark_of(key):
             reason = "the key is another one than the last run's"
             self._refuse(reason, _OTHER_KEY)
 
-    def _mark_of(self, key: str) -> str:
+    def _mark_of(self, key: Key) -> str:
         """Return what tells keys apart, and gives none away."""
-        text = f"{self.run.destination} {key}".encode()
+        secret = key.client_secret if isinstance(key, PartnerKeys) else key
+        text = f"{self.run.destination} {secret}".encode()
         return sha256(text).hexdigest()[:12]
 
     def _counted(self, found: Difference) -> pl.DataFrame:
@@ -257,6 +266,8 @@ class Work:
             self.run.new += what.get("new", 0)
             self.run.changed += what.get("changed", 0)
             self.run.left += what.get("left", 0)
+            if COHORT in frame.columns:
+                planning.add_cohorts(self.run.cohorts, frame)
             yield frame
 
     def _sum_up(self, teller: Teller) -> None:
@@ -294,7 +305,7 @@ class Work:
             if "/left-" in one
         ]
         rows = [one.drop(STATE, REASON) for one in found if len(one)]
-        if self.target.audience.kind == "attributes" or not rows:
+        if self.target.audience.of_people or not rows:
             return rows
         with self.journal.snapshot(room(self.settings)) as snapshot:
             sent = [one.select(ID) for one in snapshot.frames()]
@@ -354,6 +365,9 @@ def destination(settings: Settings, target: Target) -> str:
     """Return what a snapshot belongs to: host, workspace and kind of identifier."""
     host = urlsplit(rest_url(settings.braze)).netloc.replace(":", "-")
     named = f"{host}-{settings.braze.workspace}" if settings.braze.workspace else host
+    if target.audience.kind == "cohort":
+        route = target.audience.without_partner or settings.braze.partner
+        return f"{named}/cohort-{route}"
     return f"{named}/{target.audience.identifier}"
 
 

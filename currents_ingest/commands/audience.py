@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from currents_ingest.commands.shared import (
     ConfigOption,
@@ -19,7 +20,7 @@ from currents_ingest.commands.shared import (
     ended,
     one_of,
 )
-from currents_ingest.errors import SettingsError
+from currents_ingest.errors import CurrentsError, SettingsError
 from currents_ingest.output import err, print_json
 
 if TYPE_CHECKING:
@@ -74,7 +75,12 @@ def preview(
 
 @app.command()
 def sync(
-    audience: AudienceArgument,
+    audience: Annotated[
+        str, typer.Argument(help="Name of an [audiences.NAME], or a file or URL.")
+    ] = "",
+    all_: Annotated[
+        bool, typer.Option("--all", help="Every audience of the settings, in turn.")
+    ] = False,
     config: ConfigOption = None,
     set_: SetOption = None,
     as_: AsOption = None,
@@ -90,6 +96,14 @@ def sync(
     """Send new and changed people to Braze; run it again and it goes on."""
     from currents_ingest.audiences import sync as sync_
 
+    if bool(audience) == all_:
+        raise SettingsError(("name an audience, or say --all",))
+    if all_:
+        if set_ or as_ or plan or force:
+            problem = "--all goes without --set, --as, --plan and --force"
+            raise SettingsError((problem,))
+        _sync_all(config, json_, strict)
+        return
     settings, target = _chosen(config, audience, set_, as_)
     run = sync_.sync(
         settings,
@@ -180,6 +194,36 @@ def csv(
         print_json(found)
     else:
         show_csv(found)
+
+
+def _sync_all(config: Path | None, json_: bool, strict: bool) -> None:
+    """Send every audience; one that fails does not keep the others."""
+    from currents_ingest import config as config_
+    from currents_ingest.audiences import sync as sync_
+    from currents_ingest.audiences.gathering import Target
+    from currents_ingest.audiences_output import show_run
+
+    settings = config_.read_audiences(config_path(config))
+    stop = ended().is_set
+    runs, failed = [], 0
+    for name, one in settings.audiences.items():
+        if stop():
+            break
+        target = Target(name, one)
+        try:
+            run = sync_.sync(settings, target, sync_.key(settings, target), stop=stop)
+        except CurrentsError as error:
+            failed += 1
+            err.print(f"[bold red]{escape(name)}:[/] {escape(error.told())}")
+            continue
+        runs.append(run)
+        if not json_:
+            show_run(run)
+    if json_:
+        print_json({"runs": list(map(asdict, runs)), "failed": failed})
+    if failed or any(one.state == "stopped" for one in runs) or stop():
+        raise typer.Exit(1)
+    raise typer.Exit(3 if strict and any(one.needs_a_look for one in runs) else 0)
 
 
 def _finish(run: Any, json_: bool, strict: bool) -> None:
