@@ -1,4 +1,4 @@
-"""The whole loop on made-up data: simulate, poll twice, verify, send an audience."""
+"""The whole loop on made-up data: simulate, poll twice, verify, send audiences."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from currents_ingest import config
 from currents_ingest.api import poll
+from currents_ingest.audiences.client import PartnerKeys
 from currents_ingest.audiences.gathering import Target
 from currents_ingest.audiences.sync import sync
 from currents_ingest.sandbox.beside import read_back, sandbox
@@ -19,6 +20,9 @@ from currents_ingest.verify import verify
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from currents_ingest.audiences.client import Key
+    from currents_ingest.audiences.work import Run
 
 _SHOWN = 12
 
@@ -51,7 +55,7 @@ def demo(out: Console, folder: Path | None) -> bool:
     for difference in found.differences:
         out.print(f"   [red]{difference.about}: {difference.what}[/]")
     _show(out, settings)
-    back = _audience(out, where)
+    back = _audiences(out, where)
     out.print(f"\n   source  {where / 'currents'}")
     out.print(f"   feeds   {where / 'feeds'}")
     out.print(f"   ledger  {where / 'feeds' / '_ledger'}")
@@ -59,29 +63,31 @@ def demo(out: Console, folder: Path | None) -> bool:
     return back and whole and not found.differences
 
 
-def _audience(out: Console, where: Path) -> bool:
-    """Send an audience to the sandbox, twice; tells whether it has it exactly."""
+def _audiences(out: Console, where: Path) -> bool:
+    """Send an audience and a cohort to the sandbox; tells whether it has them."""
     export = where / "export.csv"
+    plain = {"source": str(export), "settle": "0s"}
+    vip = plain | {"membership": "in_vip", "mode": "mirror"}
+    cohort = plain | {"kind": "cohort", "cohort": "High Value"}
+    keys: dict[str, Key] = {
+        "vip": "made-up key",
+        "high_value": PartnerKeys("made-up", "keys"),
+    }
+    runs: dict[str, list[Run]] = {"vip": [], "high_value": []}
     with sandbox() as url:
         settings = config.read_audiences(
             feeds={"url": str(where / "feeds")},
             braze={"url": url},
-            audiences={
-                "vip": {
-                    "source": str(export),
-                    "settle": "0s",
-                    "membership": "in_vip",
-                    "mode": "mirror",
-                }
-            },
+            audiences={"vip": vip, "high_value": cohort},
         )
-        target = Target("vip", settings.audiences["vip"])
-        runs = []
         for people in (_people(range(2000), 0), _people(range(20, 2000), 20)):
             export.write_text(people, "utf-8")
-            runs.append(sync(settings, target, "made-up key"))
-        profiles = read_back(url)
-    first, second = runs
+            for name, key in keys.items():
+                target = Target(name, settings.audiences[name])
+                runs[name].append(sync(settings, target, key))
+        profiles = read_back(url, "profiles")
+        named = read_back(url, "cohorts")[0]["cohorts"][0]
+    first, second = runs["vip"]
     out.print(
         "\n6. An export of Amperity's goes to a sandbox that answers as Braze does:"
     )
@@ -89,8 +95,15 @@ def _audience(out: Console, where: Path) -> bool:
     out.print("   export 20 people have left and 20 have changed:")
     out.print(f"   {second.taken} people in {second.requests} request.")
     members = sum(one["custom_attributes"]["in_vip"] for one in profiles)
-    out.print(f"   Read back: {len(profiles):,} profiles, {members:,} in the audience.")
-    return members == len(profiles) - 20 and second.taken == 40
+    out.print(
+        f"   Read back: {len(profiles):,} profiles, {members:,} in the audience.\n"
+    )
+    joined, left = runs["high_value"]
+    out.print(f"7. And as the cohort {named['name']!r}: {joined.new:,} members join in")
+    out.print(f"   {joined.requests} requests, {left.left} leave in {left.requests}.")
+    out.print(f"   Read back: {len(named['user_ids']):,} members.")
+    there = members == len(profiles) - 20 and second.taken == 40
+    return there and len(named["user_ids"]) == members and left.taken == 20
 
 
 def _people(numbers: range, changed: int) -> str:

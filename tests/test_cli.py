@@ -231,6 +231,8 @@ def test_demo_shows_the_whole_way(run, tmp_path):
     assert ended.returncode == 0
     assert "Second poll: 0 files, for nothing is new." in ended.stdout
     assert "objects read again, 0 differences." in ended.stdout
+    assert "2,000 people in 27 requests." in ended.stdout
+    assert "Read back: 1,980 members." in ended.stdout
     assert (tmp_path / "show" / "feeds" / "_ledger" / "0000000001.json").exists()
 
 

@@ -45,13 +45,13 @@ def sandbox() -> Iterator[str]:
         thread.join()
 
 
-def read_back(url: str) -> list[dict[str, Any]]:
-    """Return the profiles that a sandbox holds."""
+def read_back(url: str, what: str) -> list[dict[str, Any]]:
+    """Return what a sandbox holds: its profiles, or its cohorts as one."""
 
     async def read() -> bytes:
         async with (
             aiohttp.ClientSession() as session,
-            session.get(f"{url}/_sandbox/profiles") as got,
+            session.get(f"{url}/_sandbox/{what}") as got,
         ):
             return await got.read()
 
