@@ -88,7 +88,7 @@ def show_run(run: Run) -> None:
 
 def _show_cohorts(cohorts: Mapping[str, Sequence[int]]) -> None:
     """Show joins and leaves by cohort, where there are several."""
-    if not any(cohorts):
+    if len(cohorts) < 2:
         return
     table = table_of("cohort", "join", "leave")
     for name, (joins, leaves) in cohorts.items():

@@ -255,6 +255,8 @@ class Settings(BaseSettings):
         title="currents-ingest configuration",
     )
     file: ClassVar[Path | None] = None
+    alone: ClassVar[bool] = False
+    """Only arguments count, whatever file and environment say."""
 
     source: Source
     feeds: Feeds
@@ -272,7 +274,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _waits_within_the_lookback(self) -> Self:
-        if self.source and self.feeds and self.feeds.max_wait >= self.source.lookback:
+        read = isinstance(self.source, Source) and isinstance(self.feeds, Feeds)
+        if read and self.feeds.max_wait >= self.source.lookback:
             message = (
                 "feeds.max_wait must be shorter than source.lookback: a poll lists no "
                 "further back, so what waits longer would be found a day later"
@@ -290,6 +293,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (not read)
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources: arguments, environment, file."""
+        if cls.alone:
+            return (init_settings,)
         return (
             init_settings,
             env_settings,
@@ -339,6 +344,11 @@ def read_schemas(path: Path | None = None) -> Schemas:
     return _read(_SchemasOnly, path, {}).schemas
 
 
+def given(**values: Any) -> Settings:
+    """Make settings of values alone; raises as read does."""
+    return _read(Settings, None, values, alone=True)
+
+
 def read(path: Path | None = None, **overrides: Any) -> Settings:
     """Read settings from *path* (default: ``currents.toml``, if there is one).
 
@@ -349,12 +359,17 @@ def read(path: Path | None = None, **overrides: Any) -> Settings:
 
 
 def _read(
-    kind: type[Settings], path: Path | None, overrides: dict[str, Any]
+    kind: type[Settings],
+    path: Path | None,
+    overrides: dict[str, Any],
+    *,
+    alone: bool = False,
 ) -> Settings:
     if path is not None and not path.is_file():
         raise SettingsError((f"there is no file {path}; `init` writes one",))
     file = path or (DEFAULT_PATH if DEFAULT_PATH.is_file() else None)
-    model = type("Settings", (kind,), {"file": file, "__doc__": kind.__doc__})
+    about = {"file": file, "alone": alone, "__doc__": kind.__doc__}
+    model = type("Settings", (kind,), about)
     try:
         return model(**overrides)  # type: ignore[no-any-return]  # pydantic's own
     except ValidationError as error:

@@ -36,7 +36,7 @@ def demo(out: Console, folder: Path | None) -> bool:
     out.print("   redelivered and late events, damaged and foreign files.")
     made = simulate(str(where), Simulation(versions="all", hours=24, torn=6, foreign=3))
     out.print(f"   {made.files:,} files, {made.rows:,} rows\n")
-    settings = config.read(
+    settings = config.given(
         source={"url": str(where / "currents")},
         feeds={"url": str(where / "feeds")},
         ledger={"cache": where / "cache.db"},
@@ -75,7 +75,8 @@ def _audiences(out: Console, where: Path) -> bool:
     }
     runs: dict[str, list[Run]] = {"vip": [], "high_value": []}
     with sandbox() as url:
-        settings = config.read_audiences(
+        settings = config.given(
+            source={"url": str(where / "currents")},
             feeds={"url": str(where / "feeds")},
             braze={"url": url},
             audiences={"vip": vip, "high_value": cohort},

@@ -163,3 +163,18 @@ def test_bulk_has_limits_of_its_own():
         75,
         "3000/3s",
     )
+
+
+def test_audiences_are_read_beside_a_source(tmp_path):
+    path = tmp_path / "currents.toml"
+    path.write_text(
+        '[source]\nurl = "in"\n[feeds]\nurl = "out"\n'
+        '[audiences.vip]\nsource = "x.csv"\n'
+    )
+    assert list(config.read_audiences(path).audiences) == ["vip"]
+
+
+def test_given_settings_heed_no_environment(monkeypatch):
+    monkeypatch.setenv("CURRENTS_SOURCE__LOOKBACK", "1h")
+    found = config.given(source={"url": "in"}, feeds={"url": "out"})
+    assert found.source.lookback == config.Source(url="in").lookback

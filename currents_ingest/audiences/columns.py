@@ -115,7 +115,14 @@ def member_layout(
     ]
     by_name = _by_name(found, audience)
     kinds = list(map(names_of, (audience.identifier, *audience.otherwise)))
-    missing = [one for kind in kinds for one in kind if one not in by_name]
+    wanted = [one for kind in kinds for one in kind]
+    names = [one.name for one in found]
+    problems += [
+        f"several columns would become {one!r}"
+        for one in wanted
+        if names.count(one) > 1
+    ]
+    missing = [one for one in wanted if one not in by_name]
     problems += _lacking(missing, audience, schema)
     cohort = meant(audience.cohort_column, schema)
     if cohort and cohort not in schema:

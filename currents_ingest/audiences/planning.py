@@ -62,7 +62,7 @@ class Figures:
     again: dict[str, int] = field(default_factory=dict)
     """The same, of people that were known."""
     cohorts: dict[str, list[int]] = field(default_factory=dict)
-    """Joins and leaves by cohort, as the export calls it."""
+    """Joins and leaves by cohort."""
 
     def churny(self) -> dict[str, float]:
         """Return attributes that change for most people, with their share."""
@@ -71,7 +71,7 @@ class Figures:
         shares = {name: count / self.known for name, count in self.again.items()}
         return {name: one for name, one in shares.items() if one > _CHURNY}
 
-    def add(self, found: Difference, end: Endpoint) -> None:
+    def add(self, found: Difference, audience: Audience, end: Endpoint) -> None:
         """Count one range."""
         what = dict(found.send[WHAT].value_counts().iter_rows())
         self.people += found.people
@@ -86,17 +86,19 @@ class Figures:
         self.objects += sent
         self.bytes += size
         if COHORT in found.send.columns:
-            self._count_cohorts(found.send, end)
+            self._count_cohorts(found.send, audience, end)
         else:
             self.requests += max(-(-sent // end.most), -(-size // end.room))
             self._count_attributes(found.send)
 
-    def _count_cohorts(self, send: pl.DataFrame, end: Endpoint) -> None:
+    def _count_cohorts(
+        self, send: pl.DataFrame, audience: Audience, end: Endpoint
+    ) -> None:
         """Count members; each assignment is a data point where a contract says so.
 
         Source: Braze docs, "Data points (Legacy)", of partners' cohorts.
         """
-        add_cohorts(self.cohorts, send)
+        add_cohorts(self.cohorts, send, audience)
         for count in send[COHORT].value_counts()["count"]:
             self.requests += -(-count // end.most)
         self.data_points += len(send)
@@ -115,10 +117,13 @@ class Figures:
                 self.data_points += send.select(_points(name)).item()
 
 
-def add_cohorts(found: dict[str, list[int]], send: pl.DataFrame) -> None:
-    """Count joins and leaves of rows to send, by cohort."""
+def add_cohorts(
+    found: dict[str, list[int]], send: pl.DataFrame, audience: Audience
+) -> None:
+    """Count joins and leaves of rows to send, by the cohort's name."""
     counts = send.group_by(COHORT, WHAT).len().sort(COHORT)
-    for name, what, count in counts.iter_rows():
+    for key, what, count in counts.iter_rows():
+        name = cohorts.name_of(audience, key) or key
         found.setdefault(name, [0, 0])[what == "left"] += count
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from currents_ingest.audience_config import Audience
     from currents_ingest.audiences.braze import Endpoint
     from currents_ingest.audiences.client import Key
     from currents_ingest.audiences.difference import Difference
@@ -92,7 +93,7 @@ def preview(settings: Settings, target: Target, plan: Path | None = None) -> Pre
         refused = gathering.unbearable(target, found)
         odd = gathering.suspicious(target, found, journal.last.get("accepted"))
         differences = planning.differences(snapshot, found, target.audience)
-        frames = _counted(differences, figures, end, shown)
+        frames = _counted(differences, figures, target.audience, end, shown)
         if plan and not refused:
             kept = Plan(
                 audience=target.name,
@@ -252,12 +253,13 @@ def undecided(settings: Settings, target: Target) -> dict[str, int]:
 def _counted(
     found: Iterator[Difference],
     figures: Figures,
+    audience: Audience,
     end: Endpoint,
     shown: list[dict[str, str]],
 ) -> Iterator[pl.DataFrame]:
     """Count what goes by; yields the rows to send."""
     for one in found:
-        figures.add(one, end)
+        figures.add(one, audience, end)
         if len(shown) < _SAMPLES:
             shown += planning.samples(one.send, _SAMPLES - len(shown))
         if len(one.send):

@@ -87,7 +87,7 @@ class Run:
     skipped: int = 0
     """Rows that are nobody's, or in no cohort."""
     cohorts: dict[str, list[int]] = field(default_factory=dict)
-    """Joins and leaves, by what the export calls the cohort."""
+    """Joins and leaves by cohort."""
     repeated: int = 0
     """Rows that a later row of the same person took the place of."""
     requests: int = 0
@@ -267,7 +267,7 @@ class Work:
             self.run.changed += what.get("changed", 0)
             self.run.left += what.get("left", 0)
             if COHORT in frame.columns:
-                planning.add_cohorts(self.run.cohorts, frame)
+                planning.add_cohorts(self.run.cohorts, frame, self.target.audience)
             yield frame
 
     def _sum_up(self, teller: Teller) -> None:
