@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from obstore.store import LocalStore, MemoryStore, S3Store, from_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import boto3
     from obstore.store import ObjectStore
@@ -99,3 +100,10 @@ def _retry_config() -> Any:
         "max_retries": 4,
         "retry_timeout": timedelta(seconds=60),
     }
+
+
+def invoke(function: str, event: Mapping[str, Any]) -> None:
+    """Call an AWS Lambda function and do not wait for it."""
+    session().client("lambda").invoke(
+        FunctionName=function, InvocationType="Event", Payload=json.dumps(event)
+    )

@@ -241,6 +241,21 @@ class ExportNotReadyError(RetryableError):
         )
 
 
+class TooLittleTimeError(FatalError):
+    """Invocations end before they have done anything."""
+
+    def __init__(self, task: str, times: int) -> None:
+        super().__init__(task, times)
+        self.task, self.times = task, times
+
+    def __str__(self) -> str:
+        return (
+            f"{self.task}: {self.times} invocations in a row ended without having done "
+            "anything, so there is no other. Give the function more time or memory, or "
+            "make CURRENTS_LAMBDA_RESERVE shorter; the next event goes on."
+        )
+
+
 class LedgerConflictError(RetryableError):
     """Another process created the ledger entry that we were about to create."""
 
