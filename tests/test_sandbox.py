@@ -1662,7 +1662,9 @@ def test_a_cohort_keeps_who_was_added_and_not_removed(braze):
     braze.track(*[user(f"u{i}") for i in range(4)])
     braze.track({"user_alias": alias(), "_update_existing_only": False})
     assert braze.post(COHORTS, NEW).json == {"message": "success"}
-    moved(braze, {"user_ids": ["u2", "u1", "unknown"], "aliases": [alias(), "x"]})
+    moved(
+        braze, {"user_ids": ["u2", "u1", "unknown"], "aliases": [alias(), alias("x")]}
+    )
     answer = moved(
         braze,
         {"user_ids": ["u2"], "device_ids": ["u0"], "should_remove": True},
@@ -1675,9 +1677,33 @@ def test_a_cohort_keeps_who_was_added_and_not_removed(braze):
         "name": "High Value",
         "created_at": NEW["created_at"],
         "user_ids": ["u1", "u3"],
+        "device_ids": [],
         "aliases": [alias()],
     }
     assert len(braze.profiles) == 5
+    assert (braze.state["cohort_ids"], braze.state["most_ids"]) == (10, 5)
+
+
+def device(name, **identifier):
+    tokens = [TOKEN | {"device_id": name}]
+    return {**identifier, "_update_existing_only": False, "push_tokens": tokens}
+
+
+def test_a_device_finds_only_who_has_no_external_id(braze):
+    braze.track(
+        device("device-1", external_id="u1"),
+        device("device-2", user_alias=alias()),
+        device("device-3", email="a@example.com"),
+        device("device-4", email="b@example.com"),
+    )
+    braze.track({"email": "b@example.com", "push_tokens": None})
+    braze.post(COHORTS, NEW)
+    moved(braze, {"device_ids": [f"device-{n}" for n in range(6)]})
+    found = cohort(braze)
+    assert (found["user_ids"], found["aliases"]) == ([], [alias()])
+    assert found["device_ids"] == ["device-3"]
+    moved(braze, {"device_ids": ["device-2", "device-3"], "should_remove": True})
+    assert (cohort(braze)["device_ids"], cohort(braze)["aliases"]) == ([], [])
 
 
 def test_a_cohort_is_renamed_by_defining_it_again(braze):
@@ -1694,6 +1720,14 @@ def test_one_who_is_added_and_removed_in_one_request_is_what_comes_last(braze):
     add, remove = ({"user_ids": ["u1"]}, {"user_ids": ["u1"], "should_remove": True})
     moved(braze, add, remove, remove | {"user_ids": ["u2"]}, {"user_ids": ["u2"]})
     assert cohort(braze)["user_ids"] == ["u2"]
+    assert braze.state["contradictions"] == 2
+
+
+def test_ids_of_two_kinds_or_in_two_requests_do_not_contradict_each_other(braze):
+    braze.post(COHORTS, NEW)
+    moved(braze, {"user_ids": ["a"]}, {"device_ids": ["a"], "should_remove": True})
+    moved(braze, {"user_ids": ["a"], "should_remove": True})
+    assert braze.state["contradictions"] == 0
 
 
 @pytest.mark.parametrize("number", [0, 1000, 1001])
@@ -1739,6 +1773,11 @@ def test_one_request_changes_at_most_a_thousand_ids_of_all_kinds(braze, number):
                 ["u1"],
                 [{}],
                 [{"user_ids": "u1"}],
+                [{"user_ids": [None]}],
+                [{"user_ids": ["u1", ""]}],
+                [{"device_ids": [7]}],
+                [{"aliases": ["a1"]}],
+                [{"aliases": [{"alias_name": "a1"}]}],
                 [{"user_ids": [], "should_remove": "true"}],
             )
         ],
@@ -1984,6 +2023,9 @@ def test_the_state_counts_everything_and_names_nobody(braze):
         "profiles": 2,
         "events": 2,
         "cohorts": 1,
+        "cohort_ids": 0,
+        "most_ids": 0,
+        "contradictions": 0,
         "pending": 0,
         "faults": {},
     }
@@ -2019,6 +2061,9 @@ def test_a_reset_forgets_profiles_faults_counts_and_what_was_on_its_way():
             "profiles": 0,
             "events": 0,
             "cohorts": 0,
+            "cohort_ids": 0,
+            "most_ids": 0,
+            "contradictions": 0,
             "pending": 0,
             "faults": {},
         }
@@ -2062,7 +2107,8 @@ def test_every_option_of_the_command_reaches_the_sandbox(monkeypatch, capsys):
     assert seen.pop() == SandboxOptions()
     assert capsys.readouterr().out == "http://127.0.0.1:1\n"
     text = (
-        "--port 8099 --key k --delay 0 --faults 0.5 --fault-kinds 500,reset --seed 3 "
+        "--port 8099 --key k --partner-key p --data-import-key s --delay 0 "
+        "--faults 0.5 --fault-kinds 500,reset --seed 3 "
         "--hang 1 --requests 9 --per 2 --hourly 8 --mau --batch-limit 5 "
         "--legacy-batches"
     )
@@ -2070,6 +2116,8 @@ def test_every_option_of_the_command_reaches_the_sandbox(monkeypatch, capsys):
     assert seen.pop() == SandboxOptions(
         port=8099,
         api_key="k",
+        partner_key="p",
+        data_import_key="s",
         delay=0,
         batch_limit=5,
         legacy_batches=True,

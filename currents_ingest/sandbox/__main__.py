@@ -36,6 +36,8 @@ def _options(given: argparse.Namespace) -> SandboxOptions:
     return SandboxOptions(
         port=given.port,
         api_key=given.key,
+        partner_key=given.partner_key,
+        data_import_key=given.data_import_key,
         delay=given.delay,
         batch_limit=given.batch_limit,
         legacy_batches=given.legacy_batches,
@@ -55,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--port", type=int, default=0, help="0 is any free one")
     add("--key", default="", help="the only key taken; without it any is")
+    add("--partner-key", default="", help="of cohorts; without it any is taken")
+    add("--data-import-key", default="", help="of cohorts; without it any is taken")
     add("--delay", type=float, default=0.05, help="seconds from answer to effect")
     add("--faults", type=float, default=0.0, metavar="SHARE", help="0 to 1")
     add("--fault-kinds", default=",".join(KINDS), metavar="A,B", help="%(default)s")

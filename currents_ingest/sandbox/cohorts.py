@@ -6,9 +6,10 @@ Source: Braze docs, "Cohort import API" (partner documentation).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from currents_ingest.sandbox.profiles import find_alias
+from currents_ingest.sandbox.profiles import devices_of, find_alias, find_device
 from currents_ingest.sandbox.values import instant
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 MAX_CHANGES = 1000
 """Ids in one request: user_ids, device_ids and aliases of all changes together."""
 _KINDS = ("user_ids", "device_ids", "aliases")
+_CHANGE = (
+    "'cohort_changes' must be an array of objects with user_ids and/or device_ids "
+    "arrays, or an aliases object"
+)
 
 
 @dataclass(slots=True)
@@ -59,12 +64,8 @@ def changes_error(cohorts: Cohorts, partner: str, sent: Mapping[str, Any]) -> st
         return "'cohort_id' is not the id of a cohort"
     changes = sent.get("cohort_changes")
     if not isinstance(changes, list) or not all(map(_is_change, changes)):
-        return (
-            "'cohort_changes' must be an array of objects with user_ids and/or "
-            "device_ids arrays, or an aliases object"
-        )
-    number = sum(len(change.get(kind, ())) for change in changes for kind in _KINDS)
-    if number > MAX_CHANGES:
+        return _CHANGE
+    if number_of(changes) > MAX_CHANGES:
         return f"'cohort_changes' may hold at most {MAX_CHANGES} ids"
     return ""
 
@@ -74,8 +75,43 @@ def _is_change(change: object) -> bool:
         isinstance(change, dict)
         and any(kind in change for kind in _KINDS)
         and all(isinstance(change.get(kind, []), list) for kind in _KINDS)
+        and all(map(_is_id, change.get("user_ids", [])))
+        and all(map(_is_id, change.get("device_ids", [])))
+        and all(map(_is_alias, change.get("aliases", [])))
         and isinstance(change.get("should_remove", False), bool)
     )
+
+
+def _is_id(one: object) -> bool:
+    return isinstance(one, str) and bool(one)
+
+
+def _is_alias(one: object) -> bool:
+    names = ("alias_name", "alias_label")
+    return isinstance(one, dict) and all(_is_id(one.get(name)) for name in names)
+
+
+def number_of(changes: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many ids of all kinds a request brings."""
+    return sum(len(change.get(kind, ())) for change in changes for kind in _KINDS)
+
+
+def contradictions(changes: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many ids a request both adds and removes.
+
+    Braze documents no outcome, so a sender must not rely on one.
+    """
+    added, removed = (
+        {
+            (kind, str(one))
+            for change in changes
+            if change.get("should_remove", False) is leaves
+            for kind in _KINDS
+            for one in change.get(kind, ())
+        }
+        for leaves in (False, True)
+    )
+    return len(added & removed)
 
 
 def change(cohort: Cohort, store: Store, changes: Sequence[Mapping[str, Any]]) -> None:
@@ -89,14 +125,20 @@ def change(cohort: Cohort, store: Store, changes: Sequence[Mapping[str, Any]]) -
 
 
 def _people(store: Store, one: Mapping[str, Any]) -> Iterator[Profile]:
-    """Yield known people; a device_id never finds an identified user, so no one."""
-    ids = (store.by_external_id.get(str(number)) for number in one.get("user_ids", ()))
-    aliases = (find_alias(store, alias) for alias in one.get("aliases", ()))
-    yield from (profile for profile in [*ids, *aliases] if profile is not None)
+    """Yield known people; a device_id finds only who has no external_id."""
+    found = chain(
+        map(store.by_external_id.get, one.get("user_ids", ())),
+        (find_device(store, device) for device in one.get("device_ids", ())),
+        (find_alias(store, alias) for alias in one.get("aliases", ())),
+    )
+    yield from (profile for profile in found if profile is not None)
 
 
 def membership(cohorts: Cohorts, store: Store) -> list[dict[str, Any]]:
-    """Return every cohort with its members: external ids, or else aliases, sorted."""
+    """Return every cohort with its members, sorted.
+
+    Each member is told once: by external id, else by aliases, else by devices.
+    """
     return [
         {
             "partner": partner,
@@ -113,8 +155,11 @@ def membership(cohorts: Cohorts, store: Store) -> list[dict[str, Any]]:
 
 def _names(profiles: Sequence[Profile]) -> dict[str, Any]:
     known = [p["external_id"] for p in profiles if "external_id" in p]
-    aliases = [a for p in profiles if "external_id" not in p for a in p["user_aliases"]]
+    others = [p for p in profiles if "external_id" not in p]
+    aliases = [a for p in others for a in p.get("user_aliases", ())]
+    nameless = [p for p in others if "user_aliases" not in p]
     return {
         "user_ids": sorted(known),
+        "device_ids": sorted(chain.from_iterable(map(devices_of, nameless))),
         "aliases": sorted(aliases, key=lambda a: (a["alias_label"], a["alias_name"])),
     }

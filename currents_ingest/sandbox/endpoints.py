@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from currents_ingest.sandbox.cohorts import (
     change,
     changes_error,
+    contradictions,
     define,
     definition_error,
+    number_of,
 )
 from currents_ingest.sandbox.export import export, shown
 from currents_ingest.sandbox.faults import AFTER, BEFORE, PARTIAL
@@ -184,8 +186,12 @@ def _members(call: Call) -> Reply:
         return refusal
     if message := changes_error(state.cohorts, call.partner, sent):
         return Reply(400, {"message": message})
+    changes = sent["cohort_changes"]
+    state.cohort_ids += number_of(changes)
+    state.most_ids = max(state.most_ids, number_of(changes))
+    state.contradictions += contradictions(changes)
     cohort = state.cohorts[call.partner, str(sent["cohort_id"])]
-    work = partial(change, cohort, state.store, sent["cohort_changes"])
+    work = partial(change, cohort, state.store, changes)
     return Reply(201, {"message": "success"}, work)
 
 

@@ -49,6 +49,8 @@ class Store:
     by_email: dict[str, tuple[Profile, ...]] = field(default_factory=dict)
     """Least recently updated first, as in `by_phone`."""
     by_phone: dict[str, tuple[Profile, ...]] = field(default_factory=dict)
+    by_device: dict[str, Profile] = field(default_factory=dict)
+    """Of people without external_id, by the device_id of a push token."""
     events: list[Object] = field(default_factory=list)
     """Events and purchases in the order stored, with `kind` and `braze_id`."""
 
@@ -104,6 +106,18 @@ def find_alias(store: Store, alias: object) -> Profile | None:
         return None
     label, name = alias.get("alias_label"), alias.get("alias_name")
     return store.by_alias.get((str(label), str(name)))
+
+
+def find_device(store: Store, device: str) -> Profile | None:
+    """Return the profile without external_id that has a device."""
+    profile = store.by_device.get(device)
+    return profile if profile and device in devices_of(profile) else None
+
+
+def devices_of(profile: Profile) -> list[str]:
+    """Return the device_ids of a profile's push tokens."""
+    tokens = profile.get("push_tokens", [])
+    return [token["device_id"] for token in tokens if "device_id" in token]
 
 
 def _find_by_address(store: Store, obj: Object) -> Profile | None:
@@ -197,11 +211,19 @@ def _set_field(store: Store, profile: Profile, name: str, value: object) -> None
         for one in _sharing(store, profile):
             _set_or_remove(one, name, stored)
     elif name == "push_tokens":
-        known = profile.get(name, [])
-        added = [token for token in stored or [] if token not in known]
-        _set_or_remove(profile, name, [*known, *added] if stored else None)
+        _set_tokens(store, profile, stored)
     else:
         _set_or_remove(profile, name, stored)
+
+
+def _set_tokens(store: Store, profile: Profile, tokens: list[Any] | None) -> None:
+    """Add tokens, each once; null removes all."""
+    known = profile.get("push_tokens", [])
+    added = [token for token in tokens or [] if token not in known]
+    _set_or_remove(profile, "push_tokens", [*known, *added] if tokens else None)
+    if "external_id" not in profile:
+        devices = (token.get("device_id") for token in added)
+        store.by_device.update((one, profile) for one in devices if one)
 
 
 def _set_or_remove(profile: Profile, name: str, value: object) -> None:

@@ -34,6 +34,12 @@ class State:
     """Faults, by kind."""
     most_objects: int = 0
     """Sent in one request."""
+    cohort_ids: int = 0
+    """Accepted, of all kinds: joins and leaves."""
+    most_ids: int = 0
+    """Of those in one request."""
+    contradictions: int = 0
+    """Ids that one request both added and removed."""
     pending: int = 0
     """Requests answered and not applied yet."""
 
@@ -57,6 +63,9 @@ def summary(state: State) -> dict[str, Any]:
         "profiles": len(state.store.profiles),
         "events": len(state.store.events),
         "cohorts": len(state.cohorts),
+        "cohort_ids": state.cohort_ids,
+        "most_ids": state.most_ids,
+        "contradictions": state.contradictions,
         "pending": state.pending,
         "faults": dict(sorted(state.given.items())),
     }
