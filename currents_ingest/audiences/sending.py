@@ -39,6 +39,7 @@ log = structlog.get_logger()
 
 State = Literal["taken", "failed", "unknown", "unsent"]
 Note = Callable[[list["Outcome"]], Awaitable[None]]
+_Queue = asyncio.Queue[tuple[Note, "Request"] | None]
 _LONGEST = 60.0
 """Seconds between two tries, at most."""
 _LEAST = 1.0
@@ -221,27 +222,19 @@ async def send_all(
         Exception: What a request raised, once those in flight have ended and were
             noted.
     """
-    queue: asyncio.Queue[tuple[Note, Request] | None] = asyncio.Queue(at_once)
+    queue: _Queue = asyncio.Queue(at_once)
     trouble: list[Exception] = []
-
-    async def work() -> None:
-        while (one := await queue.get()) is not None:
-            note, request = one
-            if trouble:
-                continue
-            try:
-                await sender.deliver(request, note)
-            except Exception as error:  # noqa: BLE001 (raised again below)
-                trouble.append(error)
-                sender.halted = True
-
     started = time.monotonic()
-    workers = [asyncio.create_task(work()) for _ in range(at_once)]
+    workers = [
+        asyncio.create_task(_work(sender, queue, trouble)) for _ in range(at_once)
+    ]
     try:
         async for one in requests:
             if trouble or sender.stop():
                 break
             await queue.put(one)
+    except StoppedError as stopped:  # asked to while a cohort was named
+        trouble.append(stopped)
     finally:
         for _ in workers:
             await queue.put(None)
@@ -251,6 +244,19 @@ async def send_all(
         if not isinstance(error, StoppedError):
             raise error
     return not (trouble or sender.stop())
+
+
+async def _work(sender: Sender, queue: _Queue, trouble: list[Exception]) -> None:
+    """Send what comes until the end, and nothing after the first trouble."""
+    while (one := await queue.get()) is not None:
+        note, request = one
+        if trouble:
+            continue
+        try:
+            await sender.deliver(request, note)
+        except Exception as error:  # noqa: BLE001 (raised again by send_all)
+            trouble.append(error)
+            sender.halted = True
 
 
 def _outcomes(request: Request, found: Verdict) -> list[Outcome]:
