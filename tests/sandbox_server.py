@@ -10,13 +10,14 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 _PATIENCE = 60.0
 """Seconds to wait for an answer, and for work that is under way."""
@@ -30,8 +31,9 @@ class Sandbox:
     pid: int
 
     def profiles(self) -> dict[str, dict[str, Any]]:
-        """Return all profiles by external id, once nothing is under way."""
-        return {one["external_id"]: one for one in self.lines("profiles")}
+        """Return profiles by external id, once nothing is under way."""
+        known = (one for one in self.lines("profiles") if "external_id" in one)
+        return {one["external_id"]: one for one in known}
 
     def events(self) -> list[dict[str, Any]]:
         """Return events and purchases in the order stored."""
@@ -67,6 +69,27 @@ class Sandbox:
             for told, number in one.items()
             if status in {"", told}
         )
+
+    def cohorts(self) -> dict[str, dict[str, Any]]:
+        """Return all cohorts with their members by id, once nothing is under way."""
+        self.quiet()
+        with closing(self._connection()) as connection:
+            connection.request("GET", "/_sandbox/cohorts")
+            found = json.load(connection.getresponse())["cohorts"]
+        return {one["cohort_id"]: one for one in found}
+
+    def people(self, objects: Iterable[Mapping[str, Any]]) -> None:
+        """Send objects of attributes, so that the sandbox has their people."""
+        waiting = iter(objects)
+        headers = {"Authorization": "Bearer k", "Content-Type": "application/json"}
+        with closing(self._connection()) as connection:
+            while some := list(islice(waiting, 1000)):
+                body = json.dumps({"attributes": some})
+                connection.request("POST", "/users/track/bulk", body, headers)
+                got = connection.getresponse()
+                assert got.status == 201, got.read()
+                got.read()
+        self.quiet()
 
     def faults(self, **change: Any) -> None:
         """Change the faults, as in `faults(share=0.2, kinds=["500"])`."""
