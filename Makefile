@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN = $(BIN)/python -m
 
-.PHONY: demo test check wheel-test campaign campaign-audiences fuzz fuzz-exports bench bench-audiences bench-feeds bench-validate schemas lock clean
+.PHONY: demo test check wheel-test campaign campaign-audiences campaign-cohorts fuzz fuzz-exports bench bench-audiences bench-feeds bench-validate schemas lock clean
 
 demo: $(VENV)/ready  ## the main job on made-up data
 	$(BIN)/currents-ingest demo
@@ -56,6 +56,9 @@ campaign-audiences: $(VENV)/ready-dev  ## a million people, a hundred kills; hal
 	$(RUN) tests.audience_campaign --people 1000000 --kills 100 --seed 1
 	$(RUN) tests.audience_campaign --people 100000 --kills 50 --seed 2 --kind events
 	$(RUN) tests.audience_campaign --people 100000 --kills 50 --seed 3 --kind inc
+
+campaign-cohorts: $(VENV)/ready-dev  ## two million ids in cohorts, sixty kills
+	$(RUN) tests.cohort_campaign --people 2000000 --kills 60 --seed 1
 
 # FACTS is a folder of facts about Braze's samples; see the script.
 schemas: $(VENV)/ready-dev

@@ -57,8 +57,9 @@ class Sandbox:
         return sum(self.state()["objects"].values())
 
     def taken(self) -> int:
-        """Return how many objects were accepted so far, without waiting."""
-        return sum(self._state()["objects"].values())
+        """Return how many objects and ids were accepted so far, without waiting."""
+        found = self._state()
+        return int(found["cohort_ids"]) + sum(found["objects"].values())
 
     def requests(self, status: str = "") -> int:
         """Return how many requests were answered, or with one status."""
