@@ -160,7 +160,8 @@ def main() -> int:
             kind="cohort",
             cohort_column="treatment",
         )
-        box.people({"external_id": id_of(one)} for one in everyone(given.people))
+        known = ({"external_id": id_of(one)} for one in everyone(given.people))
+        box.people(known, most=1000)
         phases = campaign(place, box, given, rng)
         state = box.state()
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # of those ended
