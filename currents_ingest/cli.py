@@ -20,6 +20,7 @@ from rich.markup import escape
 
 from currents_ingest.commands import (
     audience,
+    doctor,
     feeds,
     quarantine,
     sandbox,
@@ -64,6 +65,7 @@ app.add_typer(schemas.app, name="schemas")
 app.add_typer(feeds.app, name="feeds")
 app.add_typer(audience.app, name="audience")
 app.command()(validate.validate)
+app.command()(doctor.doctor)
 app.command(context_settings=sandbox.AS_GIVEN)(sandbox.sandbox)
 
 

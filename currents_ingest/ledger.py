@@ -39,7 +39,7 @@ log = structlog.get_logger()
 
 FOLDER, STAGING = "_ledger", "_staging"
 _STATES, _DAYS = f"{FOLDER}/checkpoints/state", f"{FOLDER}/checkpoints/days"
-_PROBE = f"{FOLDER}/probe"
+PROBE = f"{FOLDER}/probe"
 CHECKPOINT_EVERY = 64
 """Entries between checkpoints: a start on an empty disk reads so many at most."""
 _AHEAD = (1, 4, 16, 64)
@@ -95,7 +95,7 @@ class Ledger:
         alone keeps two runs apart.
         """
         if (held := self.cache.meta("conditional")) is None:
-            key = f"{_PROBE}/{token}"
+            key = f"{PROBE}/{token}"
             self.store.create(key, b"first")
             try:
                 self.store.create(key, b"second")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _BUCKET = "arn:aws:s3:::{}"
 _REMOVED = ("_staging/*", "_ledger/lease/*", "_ledger/probe/*")
 """What a run removes below the feeds URL; nothing else is ever deleted."""
+_REMOVED_OF_AUDIENCES = ("_audiences/*",)
+"""Snapshots that newer ones replace, and leases."""
 _WRITES = ("s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload")
 _TRUST = {
     "Effect": "Allow",
@@ -62,13 +64,28 @@ def own(settings: Settings) -> str:
         statements.append(_objects(source.netloc, inside, "s3:GetObject"))
     if bucket := bucket_of(settings):
         top = below(settings.feeds.url)
-        inside, removed = [f"{top}*"], [f"{top}{name}" for name in _REMOVED]
+        names = _REMOVED + (_REMOVED_OF_AUDIENCES if settings.audiences else ())
+        inside, removed = [f"{top}*"], [f"{top}{name}" for name in names]
         statements += [
             _list(bucket, inside),
             _objects(bucket, inside, *_WRITES),
             _objects(bucket, removed, "s3:DeleteObject"),
         ]
+    for exports, folders in _exports(settings).items():
+        statements.append(_list(exports, folders))
+        statements.append(_objects(exports, folders, "s3:GetObject"))
     return _policy(*statements)
+
+
+def _exports(settings: Settings) -> dict[str, list[str]]:
+    """Return where exports for audiences lie in S3, by bucket."""
+    found: dict[str, list[str]] = {}
+    for one in settings.audiences.values():
+        parts = urlsplit(one.source)
+        if parts.scheme == "s3":
+            fixed = parts.path.strip("/").partition("*")[0]
+            found.setdefault(parts.netloc, []).append(f"{fixed}*")
+    return found
 
 
 def below(url: str) -> str:

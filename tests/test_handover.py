@@ -162,6 +162,29 @@ def _several(value):
     return [value] if isinstance(value, str) else value
 
 
+def test_our_policy_reaches_what_audiences_need():
+    audiences = {
+        "vip": {"source": "s3://exports/vip/"},
+        "churn": {"source": "s3://exports/churn/Churn_*.csv"},
+        "local": {"source": "people.csv"},
+    }
+    settings = config.given(
+        source={"url": "s3://braze/in"},
+        feeds={"url": "s3://feeds/currents"},
+        audiences=audiences,
+    )
+    statements = json.loads(policies.own(settings))["Statement"]
+    removed = next(one for one in statements if one["Action"] == ["s3:DeleteObject"])
+    assert "arn:aws:s3:::feeds/currents/_audiences/*" in removed["Resource"]
+    listed, read = statements[-2:]
+    assert listed["Condition"]["StringLike"]["s3:prefix"] == ["vip*", "churn/Churn_*"]
+    assert read["Action"] == ["s3:GetObject"]
+    assert read["Resource"] == [
+        "arn:aws:s3:::exports/vip*",
+        "arn:aws:s3:::exports/churn/Churn_*",
+    ]
+
+
 def test_a_folder_has_no_policies():
     settings = config.read(source={"url": "a"}, feeds={"url": "b"})
     assert policies.of(settings, "purchases") == {}

@@ -81,7 +81,7 @@ def preview(settings: Settings, target: Target, plan: Path | None = None) -> Pre
         MappingError: Its columns do not fit.
     """
     memory.return_what_is_freed()
-    target = _effective(settings, target)
+    target = effective(settings, target)
     store, where = look(settings, target)
     journal = Journal.open(store)
     end = endpoint(settings.braze, target.audience)
@@ -136,7 +136,7 @@ def key(settings: Settings, target: Target) -> Key:
         SettingsError: There is none.
     """
     braze = settings.braze
-    if not _effective(settings, target).audience.to_partner:
+    if not effective(settings, target).audience.to_partner:
         return _secret((braze.api_key_env, "Braze REST API key"))[0]
     partner, secret = _secret(
         (braze.partner_key_env, _PARTNER_KEY),
@@ -158,7 +158,13 @@ def _secret(*wanted: tuple[str, str]) -> list[str]:
     return found
 
 
-def _effective(settings: Settings, target: Target) -> Target:
+def goes_to_partner(settings: Settings, target: Target) -> bool:
+    """Tell whether an audience goes to the partner cohort API."""
+    return effective(settings, target).audience.to_partner
+
+
+def effective(settings: Settings, target: Target) -> Target:
+    """Return an audience as it is sent; see ``cohorts.effective``."""
     audience = cohorts.effective(settings, target.name, target.audience)
     return replace(target, audience=audience)
 
@@ -190,7 +196,7 @@ def sync(  # noqa: PLR0913 (four of them are options)
         LedgerConflictError: Another run of this audience was first.
     """
     memory.return_what_is_freed()
-    target = _effective(settings, target)
+    target = effective(settings, target)
     with at_work(settings, target) as work:
         if plan:
             return work.by_plan(plan, key, stop, force=force)
@@ -227,14 +233,14 @@ def retry(  # noqa: PLR0913 (two of them are options)
         GuardError: There is no such run, or a later one tried the same people again.
     """
     memory.return_what_is_freed()
-    target = _effective(settings, target)
+    target = effective(settings, target)
     with at_work(settings, target) as work:
         return work.again(run, key, stop, unknown)
 
 
 def runs(settings: Settings, target: Target, run: str = "") -> list[Run]:
     """Return the last runs of an audience, the newest first, or one by its name."""
-    store, _ = look(settings, _effective(settings, target))
+    store, _ = look(settings, effective(settings, target))
     listed = [one.key for page in store.listing(SUMMARIES) for one in page]
     chosen = [one for one in listed if not run or one == summary(run)]
     bodies = store.gather(sorted(chosen, reverse=True)[:_SHOWN])
@@ -243,7 +249,7 @@ def runs(settings: Settings, target: Target, run: str = "") -> list[Run]:
 
 def undecided(settings: Settings, target: Target) -> dict[str, int]:
     """Return how many objects of which run nobody knows the outcome of."""
-    store, _ = look(settings, _effective(settings, target))
+    store, _ = look(settings, effective(settings, target))
     found: dict[str, int] = {}
     for step in Journal.open(store).undecided.values():
         found[step.run] = found.get(step.run, 0) + step.unknown_rows
