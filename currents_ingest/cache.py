@@ -42,6 +42,7 @@ STATE_TABLES = (
     "unjoined",
     "totals",
     "schemas",
+    "pace",
 )
 """Tables that a checkpoint holds whole."""
 

@@ -6,10 +6,11 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from currents_ingest.manifest import SetAside
+from currents_ingest.pace import COLUMNS, KEPT, added, slot
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from datetime import datetime
 
     from currents_ingest.manifest import Entry, Manifest
@@ -21,6 +22,7 @@ def take_in(db: sqlite3.Connection, entry: Entry) -> None:
     """Write what an entry says into the tables, within the caller's transaction."""
     for batch in entry.batches:
         _apply_batch(db, entry, batch)
+    _apply_pace(db, entry)
     _apply_shares(db, entry)
     _apply_days(db, entry)
     _apply_waiting(db, entry)
@@ -88,6 +90,51 @@ def _apply_batch(db: sqlite3.Connection, entry: Entry, batch: Manifest) -> None:
             entry.at.isoformat(),
         ),
     )
+
+
+def _apply_pace(db: sqlite3.Connection, entry: Entry) -> None:
+    """Keep how much came in each hour of the last weeks, and how long it took.
+
+    The entry's own time says which days are old, so that a cache which is rebuilt
+    says the same.
+    """
+    oldest = seconds(entry.at) // 86400 - KEPT
+    found: dict[tuple[int, str], dict[str, Counter[int]]] = {}
+    for day, event_type, column, place, rows in _paces(entry):
+        if day > oldest:
+            columns = found.setdefault((day, event_type), {})
+            columns.setdefault(column, Counter())[place] += rows
+    names = ", ".join(COLUMNS)
+    for key, columns in sorted(found.items()):
+        held = db.execute(
+            f"select {names} from pace where day = ? and event_type = ?",  # noqa: S608 (our names)
+            key,
+        ).fetchone()
+        before = dict(zip(COLUMNS, held or (), strict=False))
+        after = [added(before.get(one, ""), columns.get(one, {})) for one in COLUMNS]
+        db.execute(
+            "insert or replace into pace values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*key, *after),
+        )
+    db.execute("delete from pace where day <= ?", (oldest,))
+
+
+def _paces(entry: Entry) -> Iterator[tuple[int, str, str, int, int]]:
+    """Yield counts of rows by day, event type, column and place; see ``pace``."""
+    at = seconds(entry.at)
+    today, hour = at // 86400, at // 3600 % 24
+    for batch in entry.batches:
+        kind = batch.event_type
+        for one in batch.inputs:
+            queued = seconds(one.hour) // 3600
+            yield queued // 24, kind, "queued", queued % 24, one.rows
+            yield today, kind, "wait", slot(at, queued), one.rows
+        for event, rows in batch.hours.items():
+            yield today, kind, "delay", slot(at, event), rows
+        yield today, kind, "read", hour, batch.rows_in
+        yield today, kind, "duplicates", hour, batch.duplicates
+        yield today, kind, "rejects", hour, batch.rejects
+        yield today, kind, "unfit", hour, sum(one.rejects for one in batch.shares)
 
 
 def _apply_days(db: sqlite3.Connection, entry: Entry) -> None:

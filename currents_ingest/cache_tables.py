@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import sqlite3
 
-VERSION = "3"
+VERSION = "4"
 
 _TABLES = """
 create table meta (name text primary key, value text) without rowid;
@@ -29,6 +29,9 @@ create table totals (event_type text primary key, feed text, files integer,
   bytes integer, watermark integer, committed_at text) without rowid;
 create table schemas (fingerprint text, event_type text, seen text, body text,
   primary key (fingerprint, event_type)) without rowid;
+create table pace (day integer, event_type text, queued text, read text,
+  duplicates text, rejects text, unfit text, wait text, delay text,
+  primary key (day, event_type)) without rowid;
 create table segments (object text primary key, day integer, kind text) without rowid;
 """
 

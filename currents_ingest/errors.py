@@ -103,6 +103,10 @@ class StoreError(RetryableError):
         )
 
 
+class RefusedError(StoreError):
+    """A bucket does not let us in: credentials, permissions, or its name."""
+
+
 class NotThereError(SkippableError):
     """An object is not (or no longer) in the bucket."""
 

@@ -33,6 +33,7 @@ from currents_ingest.errors import (
     ChangedError,
     CurrentsError,
     NotThereError,
+    RefusedError,
     StoreError,
 )
 
@@ -57,6 +58,16 @@ _FINAL = (
     oe.UnauthenticatedError,
 )
 """Answers that asking again does not change."""
+
+_REFUSALS = re.compile(
+    r"status code: 40[13]\b|AccessDenied|AuthorizationFailure|ExpiredToken|"
+    r"InvalidAccessKeyId|InvalidToken|NoSuchBucket|SignatureDoesNotMatch|"
+    r"get_credentials|NoCredentials|TokenRetrieval|UnauthorizedSSOToken"
+)
+"""How refusals read that come as other errors: obstore's of a listing, boto3's.
+
+Source: Amazon S3 API reference, "Error responses"; obstore 0.12 as tried.
+"""
 
 # object_store repeats 5xx and refused connections itself, but not a body that breaks
 # off; so every call is repeated here as well, a few times, with growing pauses.
@@ -94,11 +105,13 @@ class Store:
 
         Raises:
             StoreError: The URL cannot be understood.
+            RefusedError: There are no credentials.
         """
         try:
             return Store(url, open_backend(url), concurrency)
         except (oe.BaseError, ValueError, OSError) as error:
-            raise StoreError("open", url, _first_line(error)) from error
+            kind = RefusedError if _refused(error) else StoreError
+            raise kind("open", url, _first_line(error)) from error
 
     def listing(
         self, prefix: str = "", *, after: str = ""
@@ -344,7 +357,8 @@ class Store:
             return AlreadyThereError(key)
         if isinstance(error, oe.PreconditionError):
             return ChangedError(key)
-        return StoreError(action, f"{self.url}/{key}", _first_line(error))
+        kind = RefusedError if _refused(error) else StoreError
+        return kind(action, f"{self.url}/{key}", _first_line(error))
 
 
 def _awaited(work: Coroutine[Any, Any, T]) -> T:
@@ -355,6 +369,11 @@ def _awaited(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, work).result()
+
+
+def _refused(error: BaseException) -> bool:
+    denied = PermissionError, oe.PermissionDeniedError, oe.UnauthenticatedError
+    return isinstance(error, denied) or bool(_REFUSALS.search(str(error)))
 
 
 def _worth_repeating(error: BaseException) -> bool:
