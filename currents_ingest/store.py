@@ -377,7 +377,8 @@ def _refused(error: BaseException) -> bool:
 
 
 def _worth_repeating(error: BaseException) -> bool:
-    return isinstance(error, oe.BaseError | OSError) and not isinstance(error, _FINAL)
+    ours = isinstance(error, oe.BaseError | OSError)
+    return ours and not isinstance(error, _FINAL) and not _refused(error)
 
 
 async def _first_or_repeated(
