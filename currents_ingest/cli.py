@@ -181,15 +181,23 @@ def load(
 
 
 @app.command()
-def status(config: ConfigOption = None, json_: JsonOption = False) -> None:
+def status(
+    config: ConfigOption = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="A row for every event type.")
+    ] = False,
+    json_: JsonOption = False,
+    strict: StrictOption = False,
+) -> None:
     """Say what was delivered, what is newest and what waits for someone."""
     from currents_ingest import status as status_
 
     found = status_.status(settings_of(config))
     if json_:
         print_json(found)
-        return
-    show_status(found)
+    else:
+        show_status(found, whole=all_)
+    raise typer.Exit(3 if strict and found.look else 0)
 
 
 @app.command()

@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -13,10 +14,12 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from currents_ingest.api import Outcome, Survey
     from currents_ingest.manifest import Drift
     from currents_ingest.reconcile import Reconciled
-    from currents_ingest.status import Drifted, Status
+    from currents_ingest.status import Drifted, FeedStatus, Status
     from currents_ingest.verify import Verified
 
 # Tables for programs and files are as wide as they need to be.
@@ -24,6 +27,8 @@ out = Console(
     soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 250
 )
 err = Console(stderr=True, soft_wrap=True, highlight=False)
+_ROWS, _DRIFT = 12, 3
+"""Event types and schemas that status shows without --all, so that it fits a screen."""
 
 
 def show_outcome(outcome: Outcome) -> None:
@@ -58,12 +63,14 @@ def show_outcome(outcome: Outcome) -> None:
         err.print("stopped before the end; run again to go on")
 
 
-def show_drift(drift: Drift | Drifted, when: str = "") -> None:
+def show_drift(drift: Drift | Drifted, when: str = "", *, brief: bool = False) -> None:
     """Show one schema that its feed's contract does not know whole."""
     out.print(
         f"[bold]drift[/] ({drift.verdict}): "
         f"{drift.event_type} {drift.fingerprint}{when}"
     )
+    if brief:
+        return
     for difference in drift.differences:
         out.print(f"    {escape(difference)}")
     if drift.key:
@@ -79,35 +86,90 @@ def show_survey(ahead: Survey) -> None:
     out.print(f"{ahead.files:,} files, {ahead.bytes:,} bytes would be read")
 
 
-def show_status(found: Status) -> None:
-    """Show one screen of status."""
-    table = table_of(
-        "event type", "files", "rows", "duplicates", "rejects", "newest hour"
-    )
-    for one in found.feeds:
-        table.add_row(
-            one.event_type,
-            *(f"{n:,}" for n in (one.files, one.rows_out, one.duplicates, one.rejects)),
-            f"{one.newest_hour:%Y-%m-%d %H:00}",
-        )
-    out.print(table)
+def show_status(found: Status, *, whole: bool = False) -> None:
+    """Show one screen of status; *whole*: a row for every event type."""
+    sentinel = found.sentinel
+    colour = "green" if sentinel.source == "ok" else "bold red"
+    out.print(f"[{colour}]{sentinel.source}[/]: {escape(sentinel.told)}\n")
+    _show_feeds(found, whole=whole)
     if found.unified:
-        table = table_of("unified feed", "objects", "rows", "rejects")
+        table = table_of("unified feed", "objects", "rows", "rejects", "last commit")
         for each in found.unified:
             figures = each.objects, each.rows, each.rejects
-            table.add_row(each.feed, *(f"{n:,}" for n in figures))
+            last = each.committed_at[:16].replace("T", " ")
+            table.add_row(each.feed, *(f"{n:,}" for n in figures), last)
         out.print(table)
+    if found.audiences:
+        _show_audiences(found)
     out.print(
         f"{found.entries} ledger entries, {found.quarantined} files in quarantine"
     )
-    for one_ in found.drift:
-        show_drift(one_, f", first seen {one_.seen:%Y-%m-%d %H:%M}")
+    few = whole or len(found.drift) <= _DRIFT
+    for drift in found.drift if few else found.drift[:_DRIFT]:
+        show_drift(drift, f", first seen {drift.seen:%Y-%m-%d %H:%M}", brief=not few)
+    if not few:
+        out.print(f"    and {len(found.drift) - _DRIFT} other schemas (--all)")
     if found.amperity:
         _show_reconciled(found.amperity)
-    if found.amperity_error:
-        out.print(f"[red]Amperity:[/] {escape(found.amperity_error)}")
     if found.lease:
         out.print(f"at work: {escape(found.lease)}")
+    for told in found.look:
+        if told != sentinel.told:
+            out.print(f"[yellow]needs a look:[/] {escape(told)}")
+
+
+def _show_feeds(found: Status, *, whole: bool) -> None:
+    """Show event types, those that need a look first; the others added up."""
+    feeds = sorted(found.feeds, key=lambda one: not one.needs_a_look)
+    shown = feeds if whole or len(feeds) <= _ROWS else feeds[:_ROWS]
+    if shown is not feeds:
+        shown = [one for one in shown if one.needs_a_look]
+    names = "newest hour", "rows 24 h", "delay", "duplicates", "rejects", "aside", ""
+    table = table_of("event type", *names)
+    for one in shown:
+        table.add_row(one.event_type, *_cells([one]), one.verdict)
+    if others := feeds[len(shown) :]:
+        word = "others" if shown else "event types"
+        table.add_row(f"{len(others)} {word} (--all)", *_cells(others), "")
+    table.add_row(f"{len(feeds)} in all", *_cells(feeds), style="bold")
+    out.print(table if feeds else "nothing was delivered yet")
+
+
+def _cells(feeds: Sequence[FeedStatus]) -> tuple[str, ...]:
+    """Return figures of the last 24 hours, added up; the median of the delays."""
+    delays = [one.delay for one in feeds if one.delay is not None]
+    rows = sum(one.rows_24h for one in feeds)
+    more = (
+        sum(one.duplicates_24h for one in feeds),
+        sum(one.rejects_24h for one in feeds),
+        sum(one.quarantined for one in feeds),
+    )
+    newest = max(one.newest_hour for one in feeds) if feeds else None
+    return (
+        f"{newest:%Y-%m-%d %H:00}" if newest else "",
+        f"{rows:,}",
+        span(median(delays)) if delays else "",
+        *(f"{count:,}" for count in more),
+    )
+
+
+def _show_audiences(found: Status) -> None:
+    table = table_of("audience", "last run", "state", "taken", "failed", "rejected")
+    for one in found.audiences:
+        for run in one.runs:
+            figures = (f"{n:,}" for n in (run.taken, run.failed, run.rejected))
+            ended = (run.ended or run.began)[:16].replace("T", " ")
+            table.add_row(one.audience, ended, run.state, *figures)
+        if not one.runs:
+            table.add_row(one.audience, "", "not known" if one.told else "never sent")
+    out.print(table)
+
+
+def span(minutes: float) -> str:
+    """Return a time as people say it."""
+    if minutes < 90:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h" if minutes < 48 * 60 else f"{minutes / 1440:.1f} d"
 
 
 def _show_reconciled(found: Reconciled) -> None:

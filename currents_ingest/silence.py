@@ -277,7 +277,7 @@ def _verdict(
     queued = _queued(found, {one.event_type for one in types})
     silent = rhythm.silence(queued, _hour(newest), _hour(now))
     if silent.unusual or _far_too_long(silent):
-        return "stopped", f"{_stopped(url, newest, silent, now)} {waiting}".strip()
+        return "stopped", f"{stopped(url, newest, silent, now)} {waiting}".strip()
     if behind:
         return "behind", waiting
     if not silent.known:
@@ -315,7 +315,7 @@ def _waiting(lying: Mapping[str, _Lying], behind: list[Rhythm]) -> str:
     )
 
 
-def _stopped(url: str, newest: datetime, silent: Silence, now: datetime) -> str:
+def stopped(url: str, newest: datetime, silent: Silence, now: datetime) -> str:
     """Say since when nothing comes, and how long Braze still keeps the events.
 
     Source: Braze docs, "Setting up Currents" (S3, Google: five days) and the page for

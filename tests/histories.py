@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import TYPE_CHECKING
 
+from currents_ingest.compatibility import Verdict
+from currents_ingest.config import Schemas
 from currents_ingest.contracts import feed_name
-from currents_ingest.manifest import Entry, Input, Manifest, SetAside
+from currents_ingest.manifest import Drift, Entry, Input, Manifest, SetAside
+from currents_ingest.registry import open_registry
 from tests.avro_files import OPEN, container, key, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from random import Random
 
     from currents_ingest.ledger import Ledger
     from currents_ingest.store import Store
@@ -136,3 +140,62 @@ def aside(event_type: str, offset: int) -> SetAside:
     name = key(event_type, offset=offset)
     reason = "a block ends before its rows do"
     return SetAside(key=name, etag="e", size=9, event_type=event_type, reason=reason)
+
+
+def world(ledger: Ledger, now: datetime, *, every: int = 6, days: int = 36) -> None:
+    """Commit weeks of every event type that there is, with what goes wrong in them."""
+    random = Random(11)
+    last = hour_of(now) - 1
+    kinds = open_registry(Schemas()).event_types()
+    types = {
+        kind: _week(place, kind).rows(
+            last - (5 if kind in _NEW else days) * 24 + 1,
+            last - _SILENT.get(kind, 0),
+            random,
+        )
+        for place, kind in enumerate(random.sample(kinds, len(kinds)))
+    }
+
+    def spoil(kind: str, rows: int) -> dict[str, int]:
+        bad = rows // 900 if kind == OPEN and random.random() < 0.2 else 0
+        return {"duplicates": rows * random.randrange(9) // 400, "rejects": bad}
+
+    lag = timedelta(minutes=now.minute)
+    commit(ledger, types, every=every, lag=lag, spoil=spoil)
+    asides = tuple(aside(_CLICK, offset) for offset in range(3))
+    drifts = tuple(_drift(kind, at) for at, kind in enumerate(_DRIFTED))
+    for drift in drifts:
+        at = now - timedelta(days=4 * len(drift.fingerprint.rstrip("0")))
+        ledger.commit(Entry(at=at, run="run", schemas=(drift,)))
+    ledger.commit(Entry(at=now, run="run", set_aside=asides))
+
+
+_CLICK = "users.messages.email.Click"
+_NEW = ("users.messages.rcs.Send", "users.messages.rcs.Delivery")
+_SILENT = {"users.messages.sms.Send": 14, "users.messages.sms.Delivery": 13}
+_DRIFTED = (OPEN, "users.messages.contentcard.Send")
+
+
+def _week(place: int, kind: str) -> Week:
+    """Return a rhythm; few event types have most of the rows."""
+    if kind in _SILENT or kind in _NEW:
+        return Week(peak=900)
+    if ".email." in kind:
+        return Week(peak=30_000 / (1 + place % 5), campaigns=2)
+    odd = (Week(), Week(night=0), OFFICE, Week(campaigns=3), Week(peak=1.2, night=0))
+    found = odd[place % len(odd)]
+    return replace(found, peak=found.peak * 40 / (1 + place))
+
+
+def _drift(kind: str, at: int) -> Drift:
+    field = {"name": f"new_field_{at}", "type": ["null", "string"]}
+    schema = record(kind)
+    schema["fields"].append(field)
+    return Drift(
+        fingerprint=f"{'ab'[at] * (at + 1):0<16}",
+        event_type=kind,
+        avro=json.dumps(schema),
+        verdict=Verdict.ADDITIVE,
+        differences=(f"{field['name']} added (string, may be null)",),
+        key=key(kind),
+    )

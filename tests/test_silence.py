@@ -224,7 +224,7 @@ def test_a_silence_goes_on_being_told_when_the_rhythm_is_forgotten(place, days):
 def test_azure_keeps_events_for_two_days_only(place):
     place.remember({"opens": 9}, opens=Week())
     silent = rhythm.silence({HOUR - 9: 1}, HOUR - 9, HOUR)
-    told = silence._stopped("az://box/currents", time_of(HOUR - 9), silent, NOW)
+    told = silence.stopped("az://box/currents", time_of(HOUR - 9), silent, NOW)
     assert told.endswith("from 2026-09-18 06:00 UTC on: 39 h left.")
 
 

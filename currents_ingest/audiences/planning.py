@@ -85,6 +85,7 @@ class Figures:
         size = int(found.send[OBJECT].str.len_bytes().sum()) + sent
         self.objects += sent
         self.bytes += size
+        self.data_points += data_points(found.send)
         if COHORT in found.send.columns:
             self._count_cohorts(found.send, audience, end)
         else:
@@ -94,27 +95,29 @@ class Figures:
     def _count_cohorts(
         self, send: pl.DataFrame, audience: Audience, end: Endpoint
     ) -> None:
-        """Count members; each assignment is a data point where a contract says so.
-
-        Source: Braze docs, "Data points (Legacy)", of partners' cohorts.
-        """
+        """Count members."""
         add_cohorts(self.cohorts, send, audience)
         for count in send[COHORT].value_counts()["count"]:
             self.requests += -(-count // end.most)
-        self.data_points += len(send)
 
     def _count_attributes(self, send: pl.DataFrame) -> None:
         names = cells_of(send)
-        if not names:
-            self.data_points += len(send)
-            return
         known = send.filter(pl.col(WHAT) == "changed")
         for name in names:
             self.attributes[name] = self.attributes.get(name, 0) + send[name].count()
             self.again[name] = self.again.get(name, 0) + known[name].count()
-            profile = facts().fields.get(name)
-            if profile is None or profile.billable:
-                self.data_points += send.select(_points(name)).item()
+
+
+def data_points(send: pl.DataFrame) -> int:
+    """Count what is billed where a contract says so; events and members one each.
+
+    Source: Braze docs, "Data points (Legacy)", of partners' cohorts as well.
+    """
+    names = [] if COHORT in send.columns else cells_of(send)
+    fields = facts().fields
+    billed = [one for one in names if one not in fields or fields[one].billable]
+    counted = sum(send.select(_points(name)).item() for name in billed)
+    return counted if names else len(send)
 
 
 def add_cohorts(

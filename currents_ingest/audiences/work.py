@@ -90,6 +90,8 @@ class Run:
     """Joins and leaves by cohort."""
     repeated: int = 0
     """Rows that a later row of the same person took the place of."""
+    data_points: int = 0
+    """Of what was to be sent, where a contract is billed by them; an estimate."""
     requests: int = 0
     repeated_requests: int = 0
     seconds: float = 0.0
@@ -266,6 +268,7 @@ class Work:
             self.run.new += what.get("new", 0)
             self.run.changed += what.get("changed", 0)
             self.run.left += what.get("left", 0)
+            self.run.data_points += planning.data_points(frame)
             if COHORT in frame.columns:
                 planning.add_cohorts(self.run.cohorts, frame, self.target.audience)
             yield frame
