@@ -23,6 +23,7 @@ from currents_ingest.commands import (
     doctor,
     feeds,
     quarantine,
+    report,
     sandbox,
     schemas,
     validate,
@@ -38,8 +39,8 @@ from currents_ingest.commands.shared import (
     finish,
     hour,
     one_of,
-    report,
     settings_of,
+    shown,
 )
 from currents_ingest.errors import CurrentsError, RetryableError, SettingsError
 from currents_ingest.output import (
@@ -66,6 +67,7 @@ app.add_typer(feeds.app, name="feeds")
 app.add_typer(audience.app, name="audience")
 app.command()(validate.validate)
 app.command()(doctor.doctor)
+app.command()(report.report)
 app.command(context_settings=sandbox.AS_GIVEN)(sandbox.sandbox)
 
 
@@ -147,7 +149,7 @@ def poll(
     pause = checked(duration, every)
     while not stop.is_set():
         try:
-            report(api.poll(settings, stop=stop.is_set), json_)
+            shown(api.poll(settings, stop=stop.is_set), json_)
         except RetryableError as error:
             err.print(f"[yellow]will try again:[/] {escape(error.told())}")
         stop.wait(pause.total_seconds())

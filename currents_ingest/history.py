@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from currents_ingest.cache import Cache
+    from currents_ingest.manifest import Drift
 
 HISTOGRAMS = ("wait", "delay")
 
@@ -66,6 +67,8 @@ class History:
     """Newest queued hour that was ever committed, by event type."""
     quarantine: Mapping[tuple[str, str], int]
     """Files that wait, by event type and reason."""
+    drift: tuple[tuple[Drift, datetime], ...]
+    """Every schema that drifted, and when it was first met."""
 
     def of(self, event_type: str) -> Past:
         """Return one event type's."""
@@ -98,6 +101,7 @@ def history(cache: Cache) -> History:
         quarantine=Counter(
             (one.event_type or "", one.reason) for one in cache.files(ASIDE)
         ),
+        drift=tuple(cache.drift()),
     )
 
 

@@ -75,11 +75,11 @@ class FeedStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastRun:
-    """How an audience's last run went."""
+    """How an audience's last run went, or a few."""
 
     audience: str
     runs: tuple[Run, ...] = ()
-    """The last one; none: it was never sent."""
+    """The newest first; none: it was never sent."""
     told: str = ""
     """Why that is not known."""
 
@@ -88,7 +88,7 @@ class LastRun:
         """Say what is wrong, if anything is."""
         if self.told or not self.runs:
             return self.told
-        (run,) = self.runs
+        run = self.runs[0]
         if run.state == "failed":
             return f"failed: {run.cause}"
         wrong = {
@@ -173,12 +173,12 @@ def survey(settings: Settings, now: datetime) -> tuple[Status, History]:
     return replace(found, look=tuple(_look(found))), past
 
 
-def last_runs(settings: Settings) -> tuple[LastRun, ...]:
-    """Return the last run of every audience; one that cannot be read stops nothing."""
+def last_runs(settings: Settings, most: int = 1) -> tuple[LastRun, ...]:
+    """Return the last runs of every audience; one that cannot be read stops nothing."""
     found = []
     for name, audience in sorted((settings.audiences or {}).items()):
         try:
-            last = tuple(runs(settings, Target(name, audience))[:1])
+            last = tuple(runs(settings, Target(name, audience))[:most])
             found.append(LastRun(audience=name, runs=last))
         except CurrentsError as error:
             found.append(LastRun(audience=name, told=error.told()))

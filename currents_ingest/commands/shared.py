@@ -60,7 +60,7 @@ def settings_if_any(config: Path | None) -> Settings | None:
     return config_.read(path)
 
 
-def report(outcome: Outcome, json_: bool) -> None:
+def shown(outcome: Outcome, json_: bool) -> None:
     """Print what a run came to."""
     if json_:
         print_json(outcome)
@@ -70,7 +70,7 @@ def report(outcome: Outcome, json_: bool) -> None:
 
 def finish(outcome: Outcome, json_: bool, strict: bool) -> NoReturn:
     """Print what a run came to, and end with its exit status."""
-    report(outcome, json_)
+    shown(outcome, json_)
     if outcome.unread:
         raise typer.Exit(1)
     raise typer.Exit(3 if strict and outcome.needs_a_look else 0)
