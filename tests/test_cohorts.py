@@ -646,6 +646,15 @@ def test_without_a_partner_key_cohorts_can_be_items_of_an_array(alone, box):
     assert marked == {"u1": ['Ü "x"'], "u2": ["Gold"], "u3": [], "u4": ["Gold"]}
 
 
+def test_the_item_of_a_cohort_is_fixed_when_it_is_first_sent(alone, box):
+    export(alone, users(1, 2))
+    synced(alone, cohort="Gold", **ARRAY)
+    export(alone, users(2, 3))
+    synced(alone, cohort="Best", cohort_id="amperity-{name}", **ARRAY)
+    marked = {who: one["cohorts"] for who, one in held(box).items() if one}
+    assert marked == {"u1": [], "u2": ["Gold"], "u3": ["Gold"]}
+
+
 def test_aliases_get_the_attribute_too(alone, box):
     write_csv(
         alone.export,
