@@ -7,7 +7,8 @@ from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from currents_ingest.units import Duration, Section, Size
+from currents_ingest.crontab import CronText  # noqa: TC001 (pydantic reads it)
+from currents_ingest.units import Duration, Period, Section, Size
 
 
 class Braze(Section):
@@ -240,11 +241,11 @@ class Audience(Section):
         description="Cohorts, where there is no partner key: keep members in a custom "
         "attribute, named by membership: true or false, or an array of cohort names.",
     )
-    every: Duration | None = Field(
+    every: Period | None = Field(
         default=None,
         description="How often `run` sends it; left out, as cron is: only when asked.",
     )
-    cron: str = Field(
+    cron: CronText = Field(
         default="", description="When `run` sends it, as in 0 6 * * * (run.time_zone)."
     )
     max_reject_share: float = Field(
@@ -312,6 +313,8 @@ class Audience(Section):
             wrong += self._wrong_cohort()
         elif self.identifier == "device_id":
             wrong.append("identifier = device_id is for cohort")
+        if self.every is not None and self.cron:
+            wrong.append("every and cron both say when; leave one of them out")
         if not (self.header or self.names):
             wrong.append("header = false needs names")
         if wrong:

@@ -27,9 +27,10 @@ from pydantic_settings import (
 )
 
 from currents_ingest.audience_config import Audience, Braze
+from currents_ingest.crontab import CronText, Zone  # noqa: TC001 (pydantic reads it)
 from currents_ingest.errors import SettingsError
 from currents_ingest.privacy import Choice  # noqa: TC001 (pydantic reads it)
-from currents_ingest.units import UNITS, Duration, Section, Size
+from currents_ingest.units import UNITS, Address, Duration, Period, Section, Size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -191,19 +192,18 @@ class Limits(Section):
 class RunSettings(Section):
     """What `run` does, and when; audiences have schedules of their own."""
 
-    poll_every: Duration = Field(
+    poll_every: Period = Field(
         default=timedelta(minutes=5), description="How often to poll."
     )
-    poll_cron: str = Field(
+    poll_cron: CronText = Field(
         default="",
         description="When to poll, in place of poll_every, as in */10 * * * *.",
     )
-    time_zone: str = Field(
+    time_zone: Zone = Field(
         default="UTC", description="Of every cron, as in Europe/Berlin."
     )
-    listen: str = Field(
+    listen: Address = Field(
         default="127.0.0.1:9464",
-        pattern=r"^($|.+:\d{1,5}$)",
         description="Address of /metrics, /healthz, /readyz and the report; empty: "
         "none.",
     )

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Annotated
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -38,12 +39,29 @@ def size(text: object) -> int:
     return int(float(match[1]) * _SIZES[match[2]])
 
 
+def _period(value: timedelta) -> timedelta:
+    if value < timedelta(seconds=1):
+        raise ValueError("nothing can be done as often as this; write 1s or more")
+    return value
+
+
+def _address(text: str) -> str:
+    match = re.fullmatch(r"(?:\[[^\[\]]+\]|[^:\[\]]+):(\d{1,5})", text)
+    if text and not (match and int(match[1]) <= 65535):
+        raise ValueError(f"{text!r} is no host:port, as in 127.0.0.1:9464")
+    return text
+
+
 Duration = Annotated[
     timedelta,
     BeforeValidator(duration),
     PlainSerializer(lambda value: f"{value // timedelta(microseconds=1) / 1e6:f}s"),
     WithJsonSchema({"type": "string", "pattern": r"^\d+(\.\d+)?[smhd]$"}),
 ]
+Period = Annotated[Duration, AfterValidator(_period)]
+"""How often something is done."""
+Address = Annotated[str, AfterValidator(_address)]
+"""Host and port to listen on; empty: none."""
 Size = Annotated[
     int,
     BeforeValidator(size),
