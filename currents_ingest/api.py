@@ -157,6 +157,7 @@ def poll(
             session.decide(lambda: stamp)
         session.ledger.fold(session.token, datetime.now(UTC))
         warnings = after.follow_up(session, datetime.now(UTC), compare=whole)
+        _report(outcome)
         return replace(outcome, warnings=trouble + warnings)
 
 
@@ -274,6 +275,22 @@ def _ingest(  # noqa: PLR0913 (all that a run depends on)
             log.info("planning anew", entry=error.number)
             session.ledger.catch_up()
     raise LedgerConflictError(session.ledger.cache.head + 1)
+
+
+def _report(outcome: Outcome) -> None:
+    log.info(
+        "polled",
+        files=outcome.files,
+        rows_in=outcome.rows_in,
+        rows_out=outcome.rows_out,
+        duplicates=outcome.duplicates,
+        rejects=outcome.rejects,
+        quarantined=len(outcome.quarantined),
+        drift=len(outcome.drift),
+        unread=len(outcome.unread),
+        waiting=outcome.waiting,
+        stopped=outcome.stopped,
+    )
 
 
 def _decision(session: Session, **files: tuple[FileId, ...]) -> Entry:

@@ -12,23 +12,26 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_args
 
 import structlog
 import typer
 from rich.markup import escape
 
+from currents_ingest import logs
 from currents_ingest.commands import (
     audience,
     doctor,
     feeds,
     quarantine,
     report,
+    run,
     sandbox,
     schemas,
     validate,
 )
 from currents_ingest.commands.shared import (
+    LOG_FORMAT,
     ConfigOption,
     JsonOption,
     StrictOption,
@@ -68,6 +71,7 @@ app.add_typer(audience.app, name="audience")
 app.command()(validate.validate)
 app.command()(doctor.doctor)
 app.command()(report.report)
+app.command()(run.run)
 app.command(context_settings=sandbox.AS_GIVEN)(sandbox.sandbox)
 
 
@@ -103,10 +107,15 @@ def _run() -> int:
 def _before(
     config: ConfigOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    log_format: Annotated[
+        str, typer.Option(envvar=LOG_FORMAT, help="console or json.")
+    ] = "console",
 ) -> None:
     """Braze Currents Avro in, Parquet feeds for Amperity out, each event once."""
     chosen[0] = config
-    _log(logging.DEBUG if verbose else logging.INFO)
+    one_of("--log-format", log_format, get_args(logs.Format))
+    chosen_format: logs.Format = "json" if log_format == "json" else "console"
+    logs.configure(logging.DEBUG if verbose else logging.INFO, chosen_format)
 
 
 @app.command()
@@ -289,23 +298,14 @@ def demo(
     """Show the whole way with made-up data: no account, no network, no settings."""
     from currents_ingest.demo import demo as show
 
-    _log(logging.ERROR)  # what it shows is the point, not how it came about
+    logs.configure(logging.ERROR)  # what it shows is the point, not how it came about
     if not show(out, folder):
         raise typer.Exit(1)
 
 
-def _log(level: int) -> None:
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
-        ],
-    )
-
-
 def _say(error: CurrentsError, status_: int) -> int:
+    if logs.as_json():
+        structlog.get_logger(__package__).error("failed", told=error.told())
+        return status_
     err.print(f"[bold red]error:[/] {escape(error.told())}")
     return status_

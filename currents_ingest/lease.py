@@ -11,7 +11,9 @@ import json
 import threading
 import time
 from contextlib import contextmanager
+from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -112,7 +114,8 @@ def hold(store: Store, holder: str, period: timedelta) -> Iterator[Lease | None]
         yield None
         return
     lease = _taken(store, holder, period)
-    thread = threading.Thread(target=lease.keep, name="lease", daemon=True)
+    keep = partial(copy_context().run, lease.keep)  # its warnings name the run
+    thread = threading.Thread(target=keep, name="lease", daemon=True)
     thread.start()
     try:
         yield lease

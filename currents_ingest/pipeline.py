@@ -8,11 +8,13 @@ import time
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from currents_ingest import batch, dedupe, merging
 from currents_ingest.batch import Turn
@@ -178,24 +180,29 @@ class Run:
             one.turn for one in self._open if one.found.event_type == job.event_type
         ]
         own, number = Turn(), self._planned
+        name = f"{self.attempt}-{number:06}"
         self._planned += 1
 
         def work() -> Done:
             try:
                 with budget.take(number, sum(file.listed.size for file in job.files)):
-                    return batch.work(
+                    done = batch.work(
                         job,
                         self.source,
                         self.ledger.store,
-                        f"{STAGING}/{self.token}/{self.attempt}-{number:06}",
+                        f"{STAGING}/{self.token}/{name}",
                         self._history(job),
                         earlier,
                         own,
                     )
+                _report_batch(job, done)
+                return done
             finally:
                 own.tell(None, dedupe.NOTHING)
 
-        return _InWork(found, own, pool.submit(work))
+        with bound_contextvars(batch=name):  # a thread of the pool inherits nothing
+            context = copy_context()
+        return _InWork(found, own, pool.submit(context.run, work))
 
     def _history(self, job: Job) -> Callable[[Sequence[int]], Sequence[str]]:
         """Look up the index objects within the horizon of the batch's queued hours."""
@@ -289,6 +296,20 @@ class Run:
         for each in done:
             if each.manifest:
                 self.ledger.store.delete(one.staged for one in each.manifest.outputs)
+
+
+def _report_batch(job: Job, done: Done) -> None:
+    made = done.manifest
+    log.info(
+        "batch done",
+        event_type=job.event_type,
+        files=len(job.files),
+        rows=made.rows_out if made else 0,
+        duplicates=made.duplicates if made else 0,
+        rejects=made.rejects if made else 0,
+        set_aside=len(done.read.set_aside),
+        unread=len(done.read.unread),
+    )
 
 
 def _report(entry: Entry) -> None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from currents_ingest import discover, lease, memory
 from currents_ingest.amperity_api import Client
@@ -115,7 +116,7 @@ def begin(settings: Settings) -> Iterator[Session]:
     chosen = select(settings)
     daily = settings.feeds.daily_copy
     opened = Ledger.open(feeds, settings.ledger.cache, daily_copy=daily)
-    with closing(opened) as ledger:
+    with closing(opened) as ledger, bound_contextvars(run=token):
         if not ledger.probe(token):
             log.warning(
                 "the store ignores If-None-Match; only the lease keeps two runs apart",

@@ -318,11 +318,13 @@ class Teller:
             self.journal.write(name, pl.concat(rest, how="diagonal"))
         lost = pl.concat([one.these("unknown") for one in batches], how="diagonal")
         told = pl.concat(found, how="diagonal") if found else None
+        step = None
         if told is not None or settles:
-            self._settle(told, only_once(lost, self.audience), settles)
+            step = self._settle(told, only_once(lost, self.audience), settles)
         self._lists += bool(rest)
         log.info(
             "audience told",
+            batch=step and step.number,
             taken=self.told.taken,
             failed=self.told.failed,
             unknown=self.told.unknown,
@@ -330,9 +332,9 @@ class Teller:
 
     def _settle(
         self, told: pl.DataFrame | None, lost: pl.DataFrame, settles: tuple[int, ...]
-    ) -> None:
+    ) -> Step:
         objects = () if told is None else (self._object("told", told),)
-        self._commit(
+        return self._commit(
             "told",
             objects,
             0 if told is None else len(told),

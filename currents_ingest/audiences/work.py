@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import polars as pl
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from currents_ingest import lease
 from currents_ingest.audiences import gathering, planning
@@ -281,7 +282,7 @@ class Work:
         one.requests = teller.tally.requests
         one.repeated_requests = teller.tally.again
         one.seconds = round(teller.tally.seconds, 3)
-        log.info("audience run ended", run=one.run, state=one.state, taken=one.taken)
+        log.info("audience run ended", state=one.state, taken=one.taken)
 
     def _step(self, kind: Any, about: dict[str, Any]) -> None:
         now = datetime.now(UTC)
@@ -350,7 +351,10 @@ def at_work(settings: Settings, target: Target) -> Iterator[Work]:
     now = datetime.now(UTC)
     token = f"{now:%Y%m%dT%H%M%S}.{now.microsecond:06}Z-{secrets.token_hex(2)}"
     holder = f"{socket.gethostname()} {os.getpid()}"
-    with lease.hold(store, holder, settings.ledger.lease) as held:
+    with (
+        bound_contextvars(run=token, audience=target.name),
+        lease.hold(store, holder, settings.ledger.lease) as held,
+    ):
         run = Run(run=token, audience=target.name, destination=where, began=_now())
         yield Work(settings, target, store, Journal.open(store), run, token, held)
 

@@ -33,6 +33,8 @@ StrictOption = Annotated[
     bool,
     typer.Option("--strict", help="Exit with 3 if something needs a look."),
 ]
+LOG_FORMAT = "CURRENTS_LOG_FORMAT"
+"""Variable that is no setting of a run: how logs look."""
 chosen: list[Path | None] = [None]
 """What --config before the subcommand says."""
 
@@ -54,7 +56,9 @@ def settings_if_any(config: Path | None) -> Settings | None:
     from currents_ingest import config as config_
 
     path = config_path(config)
-    in_environment = any(name.startswith("CURRENTS_") for name in os.environ)
+    in_environment = any(
+        name.startswith("CURRENTS_") and name != LOG_FORMAT for name in os.environ
+    )
     if path is None and not config_.DEFAULT_PATH.is_file() and not in_environment:
         return None
     return config_.read(path)
