@@ -37,6 +37,8 @@ TEXT, HTML, JSON = (
 )
 _IDLE = 30
 """Seconds after which a client that says nothing is left."""
+_AT_ONCE = 64
+"""Connections that are held; each takes a thread and a file, which polls need, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +126,29 @@ def serving(listen: str, pages: Pages) -> Iterator[str]:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = _AT_ONCE
     block_on_close = False  # whoever still reads does not keep us from ending
 
     def __init__(self, host: str, port: int, pages: Pages) -> None:
         if ":" in host:
             self.address_family = socket.AF_INET6
         self.pages = pages
+        self._free = threading.Semaphore(_AT_ONCE)
         super().__init__((host, port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Take a connection, or close it if there are too many."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve a connection; a thread's work."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
     def handle_error(self, *_: object) -> None:
         """A client that broke off is no news."""

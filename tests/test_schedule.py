@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -14,8 +15,10 @@ import time_machine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from currents_ingest import config
 from currents_ingest.crontab import Every, cron
 from currents_ingest.schedule import Job, Lane, Schedule
+from currents_ingest.service import Service
 from tests.cron_rules import JUMPS, Watched, fires
 
 if TYPE_CHECKING:
@@ -60,43 +63,46 @@ def day_of(zone, date, hours=24):
 
 
 def lived(day: Day, tasks: Sequence[Task], late: Sequence[str] = ()):
-    """Live through a day by our schedule; return when each task began.
-
-    Nothing sleeps: the clock is set to the next thing that happens.
-    """
-    began = {task.name: [] for task in tasks}
-    minutes = {task.name: task.minutes for task in tasks}
-    ends: dict[str, datetime] = {}
+    """Live through a day by our schedule; return when each task began."""
     with time_machine.travel(day.since, tick=False) as clock:
         schedule = Schedule(
-            [
-                Job(
-                    name=task.name,
-                    lane=task.lane,
-                    when=Every(int(task.when) * MINUTE, day.since)
-                    if task.when.isdecimal()
-                    else cron(task.when, day.zone),
-                    work=lambda: None,
-                    first=day.since if task.name in late else None,
-                )
-                for task in tasks
-            ]
+            Job(
+                name=task.name,
+                lane=task.lane,
+                when=Every(int(task.when) * MINUTE, day.since)
+                if task.when.isdecimal()
+                else cron(task.when, day.zone),
+                work=lambda: None,
+                first=day.since if task.name in late else None,
+            )
+            for task in tasks
         )
-        now = day.since
-        while now <= day.until:
-            for name in [name for name, end in ends.items() if end == now]:
-                del ends[name]
-                schedule.lanes[name].done()
-            schedule.turn()
-            for name, lane in schedule.lanes.items():
-                while job := lane.begin(timeout=0):
-                    began[job.name].append(now)
-                    if minutes[job.name]:
-                        ends[name] = now + minutes[job.name] * MINUTE
-                    else:
-                        lane.done()
-            now = min([*map(schedule.next_time, began), *ends.values()])
-            clock.move_to(now)
+        minutes = {task.name: task.minutes for task in tasks}
+        return driven(schedule, day, minutes, clock)
+
+
+def driven(schedule, day: Day, minutes, clock):
+    """Drive a schedule through a day; nothing sleeps.
+
+    The clock is set to the next thing that happens: a time, or the end of a run.
+    """
+    began: dict[str, list[datetime]] = {name: [] for name in schedule.jobs}
+    ends: dict[str, datetime] = {}
+    now = day.since
+    while now <= day.until:
+        for name in [name for name, end in ends.items() if end == now]:
+            del ends[name]
+            schedule.lanes[name].done()
+        schedule.turn()
+        for name, lane in schedule.lanes.items():
+            while job := lane.begin(timeout=0):
+                began[job.name].append(now)
+                if minutes[job.name]:
+                    ends[name] = now + minutes[job.name] * MINUTE
+                else:
+                    lane.done()
+        now = min([*map(schedule.next_time, began), *ends.values()])
+        clock.move_to(now)
     return began
 
 
@@ -149,6 +155,33 @@ def test_in_a_day_every_schedule_fires_when_it_should_none_twice(zone, date):
     }
     wall = [f"{one.astimezone(ZoneInfo(zone)):%H:%M}" for one in began["at six"]]
     assert wall == ["06:00"]
+
+
+@pytest.mark.parametrize(("zone", "date"), JUMPS)
+def test_a_day_of_run_goes_as_its_settings_say(zone, date, tmp_path, monkeypatch):
+    monkeypatch.setenv("BRAZE_API_KEY", "made up")
+    crons = {"six": "0 6 * * *", "jump": "30 2 * * *", "ten": "*/10 * * * *"}
+    audiences = {name: {"source": "x", "cron": text} for name, text in crons.items()}
+    found = config.read(
+        source={"url": str(tmp_path / "in")},
+        feeds={"url": str(tmp_path / "out")},
+        ledger={"cache": str(tmp_path / "cache.db")},
+        braze={"instance": "US-03"},
+        run={"poll_every": "5m", "time_zone": zone, "listen": ""},
+        audiences=audiences | {"often": {"source": "x", "every": "90m"}},
+    )
+    day = day_of(zone, date)
+    with time_machine.travel(day.since, tick=False) as clock:
+        one = Service(settings=found, inbox=SimpleQueue())
+        minutes = dict.fromkeys(one.schedule.jobs, 0) | {"poll": 7}
+        began = driven(one.schedule, day, minutes, clock)
+    # At the start: a poll, and what has a period; a poll takes longer than its own.
+    tasks = [Task("poll", "polls", "5", 7), Task("audience often", "a", "90")]
+    tasks += [Task(f"audience {name}", "b", text) for name, text in crons.items()]
+    want = {task.name: day.due(task) for task in tasks}
+    want["audience often"].insert(0, day.since)
+    want["poll"] = [day.since + n * MINUTE for n in range(0, 24 * 60 + 1, 7)]
+    assert began == want
 
 
 def test_what_takes_longer_than_its_period_runs_once_more_right_after_its_end():

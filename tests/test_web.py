@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from contextlib import closing
-from http.client import HTTPConnection
+import time
+from contextlib import ExitStack, closing, suppress
+from http.client import HTTPConnection, HTTPException
 
 import pytest
 from structlog.testing import capture_logs
@@ -113,6 +114,23 @@ def test_an_address_that_cannot_be_had_is_a_setting_to_mend(address, host):
     with pytest.raises(SettingsError) as caught, web.serving(listen, {}):
         pass
     assert told in str(caught.value)
+
+
+def test_clients_that_say_nothing_cannot_take_all_there_is(address):
+    host, _, port = address.rpartition(":")
+    with ExitStack() as held:
+        silent = [
+            held.enter_context(socket.create_connection((host, int(port)), PATIENCE))
+            for _ in range(70)
+        ]
+        last = silent[-1]
+        assert last.recv(1) == b""  # closed at once
+    deadline = time.monotonic() + PATIENCE
+    status = 0
+    while status != 200 and time.monotonic() < deadline:
+        with suppress(OSError, HTTPException):
+            status, _, _ = ask(address, "/")
+    assert status == 200
 
 
 # A page that takes long.
