@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from currents_ingest.units import span
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -120,7 +122,7 @@ def show_status(found: Status, *, whole: bool = False) -> None:
 
 def _show_feeds(found: Status, *, whole: bool) -> None:
     """Show event types, those that need a look first; the others added up."""
-    feeds = sorted(found.feeds, key=lambda one: not one.needs_a_look)
+    feeds = sorted(found.feeds, key=lambda one: (one.rank, one.event_type))
     shown = feeds if whole or len(feeds) <= _ROWS else feeds[:_ROWS]
     if shown is not feeds:
         shown = [one for one in shown if one.needs_a_look]
@@ -163,13 +165,6 @@ def _show_audiences(found: Status) -> None:
         if not one.runs:
             table.add_row(one.audience, "", "not known" if one.told else "never sent")
     out.print(table)
-
-
-def span(minutes: float) -> str:
-    """Return a time as people say it."""
-    if minutes < 90:
-        return f"{minutes:.0f} min"
-    return f"{minutes / 60:.1f} h" if minutes < 48 * 60 else f"{minutes / 1440:.1f} d"
 
 
 def _show_reconciled(found: Reconciled) -> None:

@@ -10,6 +10,7 @@ from currents_ingest import charts
 from currents_ingest.history import within
 from currents_ingest.pages import templates
 from currents_ingest.status import last_runs, survey
+from currents_ingest.units import span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -104,7 +105,7 @@ class Page:
 def page(settings: Settings, now: datetime) -> str:
     """Return the report as HTML: no script, nothing from outside, all text escaped."""
     environment = templates(escape=True)
-    environment.filters["span"] = span
+    environment.filters["span"] = lambda it: "-" if it is None else span(it)
     environment.filters["time"] = lambda at: at[:16].replace("T", " ")
     return environment.get_template("report.html").render(page=gathered(settings, now))
 
@@ -141,15 +142,6 @@ def gathered(settings: Settings, now: datetime) -> Page:
     )
 
 
-def span(minutes: float | None) -> str:
-    """Return a time as people say it; that which is not known as a dash."""
-    if minutes is None:
-        return "–"
-    if minutes < 90:
-        return f"{minutes:.0f} min"
-    return f"{minutes / 60:.1f} h" if minutes < 48 * 60 else f"{minutes / 1440:.1f} d"
-
-
 def _days(whole: Past, now: datetime) -> Iterator[Day]:
     today = int(now.timestamp()) // 86400
     known = [hour // 24 for hour in (*whole.queued, *whole.read)]
@@ -179,7 +171,7 @@ def _rows(feeds: Sequence[FeedStatus], past: History, now: datetime) -> Iterator
             [queued[hour] for hour in week], [queued[hour] for hour in before]
         )
         rows.append(Row(feed=one, rows_7d=within(queued, week[0], end), spark=spark))
-    yield from sorted(rows, key=lambda it: (not it.feed.needs_a_look, -it.rows_7d))
+    yield from sorted(rows, key=lambda it: (it.feed.rank, -it.rows_7d))
 
 
 def _charts(whole: Past, days: Sequence[Day], now: datetime) -> dict[str, str]:

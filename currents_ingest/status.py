@@ -69,8 +69,14 @@ class FeedStatus:
     @property
     def needs_a_look(self) -> bool:
         """Tell whether it is quiet or behind, or rows or files were set aside."""
-        wrong = self.verdict in {"quiet", "behind"}
-        return bool(wrong or self.quarantined or self.rejects_24h)
+        return self.rank < 2
+
+    @property
+    def rank(self) -> int:
+        """Return where it stands: 0 if nothing comes, 1 if something was set aside."""
+        if self.verdict in {"quiet", "behind"}:
+            return 0
+        return 1 if self.quarantined or self.rejects_24h else 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,3 +75,10 @@ class Section(BaseModel):
     """A table of the settings file; unknown names in it are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def span(minutes: float) -> str:
+    """Return minutes as people say them."""
+    if minutes < 90:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h" if minutes < 48 * 60 else f"{minutes / 1440:.1f} d"

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 from currents_ingest.compatibility import Verdict
 from currents_ingest.config import Schemas
 from currents_ingest.contracts import feed_name
-from currents_ingest.manifest import Drift, Entry, Input, Manifest, SetAside
+from currents_ingest.manifest import (
+    Delivery,
+    Drift,
+    Entry,
+    Input,
+    Manifest,
+    Output,
+    SetAside,
+)
 from currents_ingest.registry import open_registry
 from tests.avro_files import OPEN, container, key, record
 
@@ -72,8 +80,15 @@ OFFICE = Week(peak=500, night=0, weekend=0)
 def manifest(
     event_type: str, at: datetime, rows: Mapping[int, int], **more: int
 ) -> Manifest:
-    """Return a batch of one file an hour; of its rows some may be *duplicates*."""
+    """Return a batch of one file an hour.
+
+    Of its rows some may be *duplicates*, *rejects* or *late*: of a day before.
+    """
     total = sum(rows.values())
+    hours = dict(rows)
+    if late := more.get("late", 0):
+        first = min(rows)
+        hours = {first - 24: late, **hours, first: max(0, hours[first] - late)}
     inputs = [
         Input(
             key=key(event_type, f"{time_of(hour):%Y-%m-%d-%H}"),
@@ -96,7 +111,7 @@ def manifest(
         rows_out=total - more.get("duplicates", 0) - more.get("rejects", 0),
         duplicates=more.get("duplicates", 0),
         rejects=more.get("rejects", 0),
-        hours=dict(rows),
+        hours=hours,
     )
 
 
@@ -158,7 +173,9 @@ def world(ledger: Ledger, now: datetime, *, every: int = 6, days: int = 36) -> N
 
     def spoil(kind: str, rows: int) -> dict[str, int]:
         bad = rows // 900 if kind == OPEN and random.random() < 0.2 else 0
-        return {"duplicates": rows * random.randrange(9) // 400, "rejects": bad}
+        share = random.random() / 40
+        late = round(rows * random.random() / 12)
+        return {"duplicates": round(rows * share), "rejects": bad, "late": late}
 
     lag = timedelta(minutes=now.minute)
     commit(ledger, types, every=every, lag=lag, spoil=spoil)
@@ -168,6 +185,22 @@ def world(ledger: Ledger, now: datetime, *, every: int = 6, days: int = 36) -> N
         at = now - timedelta(days=4 * len(drift.fingerprint.rstrip("0")))
         ledger.commit(Entry(at=at, run="run", schemas=(drift,)))
     ledger.commit(Entry(at=now, run="run", set_aside=asides))
+    ledger.commit(Entry(at=now, run="run", deliveries=_unified(ledger.store, now)))
+
+
+def _unified(store: Store, now: datetime) -> tuple[Delivery, ...]:
+    """Return objects of unified feeds; nobody looks into them."""
+    found = []
+    for feed, rows in (("email_events", 912_450), ("message_events", 1_804_221)):
+        staged = f"_staging/run/{feed}"
+        store.put(staged, b"made up")
+        one = Output(
+            kind="feed", staged=staged, feed=feed, rows=rows, bytes=7, sha256=""
+        )
+        found.append(
+            Delivery(feed=feed, contract_version=1, planned_at=now, outputs=(one,))
+        )
+    return tuple(found)
 
 
 _CLICK = "users.messages.email.Click"
