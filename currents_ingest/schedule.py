@@ -91,7 +91,6 @@ class Lane:
         """Begin no more jobs."""
         with self._changed:
             self._closed = True
-            self._waiting.clear()
             self._changed.notify_all()
 
     def work(self) -> None:
