@@ -5,6 +5,7 @@ BIN = $(VENV)/bin
 RUN = $(BIN)/python -m
 
 .PHONY: demo test check wheel-test campaign campaign-audiences campaign-cohorts fuzz fuzz-exports bench bench-audiences bench-feeds bench-validate schemas lock clean
+.PHONY: demo test check wheel-test campaign campaign-audiences fuzz fuzz-exports bench bench-audiences bench-feeds bench-validate screenshots schemas lock clean
 
 demo: $(VENV)/ready  ## the main job on made-up data
 	$(BIN)/currents-ingest demo
@@ -59,6 +60,8 @@ campaign-audiences: $(VENV)/ready-dev  ## a million people, a hundred kills; hal
 
 campaign-cohorts: $(VENV)/ready-dev  ## two million ids in cohorts, sixty kills
 	$(RUN) tests.cohort_campaign --people 2000000 --kills 60 --seed 1
+screenshots: $(VENV)/ready-dev  ## pictures of the report for docs/; needs Chromium
+	$(RUN) tools.screenshots
 
 # FACTS is a folder of facts about Braze's samples; see the script.
 schemas: $(VENV)/ready-dev

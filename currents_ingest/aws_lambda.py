@@ -9,6 +9,7 @@ environment, as everywhere.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 from fnmatch import fnmatchcase
@@ -18,7 +19,7 @@ from urllib.parse import unquote_plus
 
 import structlog
 
-from currents_ingest import api, config
+from currents_ingest import api, config, logs
 from currents_ingest.audiences import sync
 from currents_ingest.audiences.cohorts import effective
 from currents_ingest.audiences.gathering import Target
@@ -76,6 +77,7 @@ def handler(
         CurrentsError: A task failed; Lambda tries the event again, and then hands it to
             the destination for failures.
     """
+    logs.configure(logging.INFO, "json")
     os.environ.setdefault(
         "CURRENTS_LEDGER__CACHE", str(Path(tempfile.gettempdir()) / "currents.db")
     )

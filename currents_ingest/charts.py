@@ -23,6 +23,7 @@ _COLOURS = {
 }
 """What is drawn in these becomes what the page's style says, in light and in dark."""
 _INK, _FIRST, _SECOND, _LINE = _COLOURS
+_COUNT = "datum.value ? format(datum.value, '~s') : '0'"
 _SPANS = {30: "30 min", 60: "1 h", 180: "3 h", 720: "12 h", 2880: "2 d", 10080: "7 d"}
 
 
@@ -46,13 +47,13 @@ def hours(rows: Iterable[tuple[datetime, int]], title: str, width: int) -> str:
     import altair as alt
 
     values = [{"at": f"{at:%Y-%m-%dT%H:%M:%SZ}", "rows": n} for at, n in rows]
-    area: Any = alt.Chart(alt.Data(values=values)).mark_area(
+    area: Any = _chart(values).mark_area(
         color=_FIRST, opacity=0.35, line={"color": _FIRST, "strokeWidth": 1.5}
     )
     return _drawn(
         area.encode(
             x=_time_axis(width),
-            y=alt.Y("rows:Q", axis=alt.Axis(title=None, format="~s", tickCount=4)),
+            y=alt.Y("rows:Q", axis=alt.Axis(title=None, tickCount=4, labelExpr=_COUNT)),
         ),
         title,
         width,
@@ -104,13 +105,13 @@ def _lines(
 ) -> str:
     import altair as alt
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"at": f"{at:%Y-%m-%dT12:00:00Z}", "name": name, "value": value}
         for at, name, value in days
     ]
     names = list(dict.fromkeys(one["name"] for one in rows))
     legend = alt.Legend(title=None, orient="top", symbolStrokeWidth=2, symbolSize=300)
-    chart: Any = alt.Chart(alt.Data(values=rows)).mark_line(strokeWidth=2, point=False)
+    chart: Any = _chart(rows).mark_line(strokeWidth=2, point=False)
     return _drawn(
         chart.encode(
             x=_time_axis(width),
@@ -129,6 +130,12 @@ def _lines(
         title,
         width,
     )
+
+
+def _chart(values: list[dict[str, Any]]) -> Any:
+    import altair as alt
+
+    return alt.Chart(alt.Data(values=values))  # type: ignore[no-untyped-call]
 
 
 def _time_axis(width: int) -> Any:

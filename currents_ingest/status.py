@@ -98,9 +98,9 @@ class LastRun:
         if run.state == "failed":
             return f"failed: {run.cause}"
         wrong = {
-            "not taken": run.failed,
-            "in doubt": run.undecided,
-            "rejected": run.rejected,
+            "objects not taken": run.failed,
+            "objects in doubt": run.undecided,
+            "rows rejected": run.rejected,
         }
         return ", ".join(f"{count:,} {what}" for what, count in wrong.items() if count)
 

@@ -18,7 +18,7 @@ from currents_ingest.simulate import Simulation, simulate
 
 OPEN = "users.messages.email.Open"
 NOW = datetime(2026, 9, 15, 12, 30, tzinfo=UTC)
-CALM = Sentinel(source="ok", told="", types=())
+CALM = Sentinel(at=NOW, source="ok", told="", types=())
 
 
 def samples(metrics):
@@ -112,11 +112,13 @@ def test_gauges_are_what_the_ledger_says_whoever_delivered(settings):
 def test_the_sentinel_is_told_by_states_of_which_one_is_1(settings):
     api.poll(settings)
     types = (
-        Rhythm(event_type=OPEN, verdict="quiet", newest=NOW, told=""),
-        Rhythm(event_type="users.Other", verdict="new", newest=None, told=""),
+        Rhythm(event_type=OPEN, verdict="quiet", newest=NOW, expected=9, told=""),
+        Rhythm(
+            event_type="users.Other", verdict="new", newest=None, expected=0, told=""
+        ),
     )
     metrics = Metrics([], [])
-    looked(metrics, settings, Sentinel(source="stopped", told="", types=types))
+    looked(metrics, settings, Sentinel(at=NOW, source="stopped", told="", types=types))
     found = samples(metrics)
     source = {
         key[1]: n for key, n in found.items() if key[0] == "currents_source_state"
