@@ -9,16 +9,15 @@ from __future__ import annotations
 import os
 import platform
 import re
-import secrets
 import shutil
 import socket
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from currents_ingest import backends, config, lease, policies
@@ -27,13 +26,13 @@ from currents_ingest.audiences.asking import ask
 from currents_ingest.audiences.gathering import Target
 from currents_ingest.cache_entries import ASIDE
 from currents_ingest.errors import (
-    AlreadyThereError,
     CurrentsError,
     ExportNotReadyError,
     NotThereError,
     SettingsError,
 )
-from currents_ingest.ledger import PROBE, Ledger
+from currents_ingest.ledger import Ledger
+from currents_ingest.probing import Finding, attempt, mend_of, written
 from currents_ingest.registry import open_registry
 from currents_ingest.store import Store
 
@@ -42,28 +41,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from currents_ingest.config import Settings
+    from currents_ingest.probing import State
 
-State = Literal["ok", "warning", "problem", "skipped"]
 _PATIENCE = 12.0
 """Seconds that the checks may take."""
-_SKEW, _TOO_SKEW = timedelta(seconds=60), timedelta(minutes=5)
-"""S3 refuses requests whose time is off by more than 15 minutes."""
 _LEAST_DISK = 500 * 10**6
 _OPTIONAL = {
     "polars_avro": "fastavro decodes in its place, ten times slower",
     "vl_convert": "the report has tables and no charts",
 }
-_POLICY = "Allow it: the policy below has all that is needed."
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one attempt came to."""
-
-    state: State
-    tried: str
-    came: str
-    mend: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +116,7 @@ def _all(
                 found.append(one)  # noqa: PERF402 (what came before an error stays)
         except (CurrentsError, OSError) as error:
             told = error.told() if isinstance(error, CurrentsError) else str(error)
-            found.append(Finding("problem", what, told, _mend(told)))
+            found.append(Finding("problem", what, told, mend_of(told)))
 
     futures = [pool.submit(run, *one) for one in zip(checks, kept, strict=True)]
     wait(futures, _PATIENCE)
@@ -142,16 +128,6 @@ def _all(
             mend = "Look at the network between this machine and the host."
             found = [*found, Finding("problem", what, told, mend)]  # noqa: PLW2901
         yield found
-
-
-def _mend(told: str) -> str:
-    """Say what to do about what a store said."""
-    low = told.lower()
-    if any(one in low for one in ("403", "denied", "forbidden", "unauthor")):
-        return _POLICY
-    if "nosuchbucket" in low or "404" in low:
-        return "Look at the URL in the settings: there is no such bucket."
-    return "Look at the URL in the settings, and at the network."
 
 
 def _here() -> Iterator[Finding]:
@@ -213,7 +189,7 @@ def _source(case: _Case) -> Iterator[Finding]:
         return
     (head,) = store.heads([first], 4)
     if isinstance(head, CurrentsError):
-        yield Finding("problem", tried, head.told(), _mend(head.told()))
+        yield Finding("problem", tried, head.told(), mend_of(head.told()))
         return
     avro = bytes(head).startswith(b"Obj\x01")
     told = "a file's first bytes" + ("" if avro else ", which are not Avro's")
@@ -228,57 +204,11 @@ def _feeds(case: _Case) -> Iterator[Finding]:
         yield Finding("skipped", f"list {url}", "it is not there; a run makes it")
         return
     store = Store.open(url)
-    yield _step(f"list {url}", store.folders)
+    yield attempt(f"list {url}", store.folders)
     if case.read_only:
         yield Finding("skipped", f"write to {url}", "--read-only")
         return
-    key = f"{PROBE}/{secrets.token_hex(8)}"
-    made = _step(f"write {url}/{PROBE}/...", lambda: store.create(key, b"probe"))
-    yield made
-    if made.state != "ok":
-        return
-    yield _conditional(store, key)
-    yield _step("read it again", lambda: store.get(key))
-    yield _step("copy it on the server", lambda: store.copy(key, f"{key}-copy"))
-    yield _clock(store, key)
-    yield _step("remove it", lambda: store.delete([key, f"{key}-copy"]))
-
-
-def _step(tried: str, call: Callable[[], object]) -> Finding:
-    try:
-        call()
-    except CurrentsError as error:
-        return Finding("problem", tried, error.told(), _mend(error.told()))
-    return Finding("ok", tried, "it works")
-
-
-def _conditional(store: Store, key: str) -> Finding:
-    tried = "create it once more, on the condition that it is new"
-    try:
-        store.create(key, b"again")
-    except AlreadyThereError:
-        return Finding("ok", tried, "refused, as it must be")
-    except CurrentsError as error:
-        return Finding("problem", tried, error.told(), _mend(error.told()))
-    return Finding(
-        "warning",
-        tried,
-        "the store ignores the condition (If-None-Match)",
-        "Let one process at a time write: only the lease keeps two apart here.",
-    )
-
-
-def _clock(store: Store, key: str) -> Finding:
-    """Compare our clock with the store's."""
-    tried, there = "compare clocks with the store", store.stat(key)
-    if there is None or there.modified is None:
-        return Finding("skipped", tried, "it tells no time")
-    off = datetime.now(UTC) - there.modified
-    told = f"{abs(off).total_seconds():.0f} s apart"
-    if abs(off) < _SKEW:
-        return Finding("ok", tried, told)
-    state: State = "problem" if abs(off) > _TOO_SKEW else "warning"
-    return Finding(state, tried, told, "Set this machine's clock by NTP.")
+    yield from written(store)
 
 
 def _ledger(case: _Case) -> Iterator[Finding]:
@@ -397,7 +327,7 @@ def _exports(case: _Case) -> Iterator[Finding]:
             mend = "Nothing to do, if it is on its way."
             yield Finding("warning", tried, error.reason, mend)
         except (CurrentsError, NotThereError) as error:
-            yield Finding("problem", tried, error.told(), _mend(error.told()))
+            yield Finding("problem", tried, error.told(), mend_of(error.told()))
         else:
             times = [one.modified for one in found.parts if one.modified]
             when = f", of {max(times):%Y-%m-%d %H:%M} UTC" if times else ""
