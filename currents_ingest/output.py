@@ -92,7 +92,7 @@ def show_status(found: Status, *, whole: bool = False) -> None:
     """Show one screen of status; *whole*: a row for every event type."""
     sentinel = found.sentinel
     colour = "green" if sentinel.source == "ok" else "bold red"
-    out.print(f"[{colour}]{sentinel.source}[/]: {escape(sentinel.told)}\n")
+    out.print(f"[{colour}]{escape(sentinel.told)}[/]\n")
     _show_feeds(found, whole=whole)
     if found.unified:
         table = table_of("unified feed", "objects", "rows", "rejects", "last commit")
@@ -104,7 +104,9 @@ def show_status(found: Status, *, whole: bool = False) -> None:
     if found.audiences:
         _show_audiences(found)
     out.print(
-        f"{found.entries} ledger entries, {found.quarantined} files in quarantine"
+        f"{found.entries} ledger entries, {found.quarantined} files in quarantine; "
+        f"{sum(one.files for one in found.feeds):,} files and "
+        f"{sum(one.rows_out for one in found.feeds):,} rows delivered in all"
     )
     few = whole or len(found.drift) <= _DRIFT
     for drift in found.drift if few else found.drift[:_DRIFT]:

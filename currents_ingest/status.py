@@ -130,6 +130,11 @@ class Drifted:
     key: str
     """A file that has it."""
 
+    @property
+    def needs_a_look(self) -> bool:
+        """Tell whether a column is missing, or files cannot be read."""
+        return self.verdict.rank > Verdict.COMPATIBLE.rank
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
@@ -257,8 +262,8 @@ def _look(found: Status) -> Iterable[str]:
             f"{rejects:,} rows rejected in the last 24 hours: reasons are in _rejects/ "
             "beside the feeds"
         )
-    if found.drift:
-        yield f"{len(found.drift)} schemas drifted: see `currents-ingest feeds list`"
+    if open_ := [one for one in found.drift if one.needs_a_look]:
+        yield f"{len(open_)} schemas drifted: see `currents-ingest feeds list`"
     if found.amperity_error:
         yield f"Amperity: {found.amperity_error}"
     for told in found.amperity.differences if found.amperity else ():

@@ -60,14 +60,10 @@ _FINAL = (
 """Answers that asking again does not change."""
 
 _REFUSALS = re.compile(
-    r"status code: 40[13]\b|AccessDenied|AuthorizationFailure|ExpiredToken|"
-    r"InvalidAccessKeyId|InvalidToken|NoSuchBucket|SignatureDoesNotMatch|"
-    r"get_credentials|NoCredentials|TokenRetrieval|UnauthorizedSSOToken"
+    r"status code: 40[13]\b|ExpiredToken|InvalidToken|NoSuchBucket|get_credentials|"
+    r"NoCredentials|TokenRetrieval|UnauthorizedSSOToken"
 )
-"""How refusals read that come as other errors: obstore's of a listing, boto3's.
-
-Source: Amazon S3 API reference, "Error responses"; obstore 0.12 as tried.
-"""
+"""How refusals read that come as other errors: obstore's of a listing, boto3's."""
 
 # object_store repeats 5xx and refused connections itself, but not a body that breaks
 # off; so every call is repeated here as well, a few times, with growing pauses.

@@ -103,11 +103,14 @@ def test_status_names_feeds_quarantine_and_drift(run, source):
     source.put(key(offset=2), b"")
     run("poll")
     text = run("status").stdout
-    assert (
-        "users.messages.email.Open      1     1           0        0  2026-09-15 10:00"
-        in text
+    assert text.startswith("Braze has stopped: nothing was queued since 2026-09-15 10")
+    row = next(line for line in text.splitlines() if line.startswith(OPEN))
+    assert " ".join(row.split()) == f"{OPEN} 2026-09-15 10:00 0 7.0 d 0 0 1 new"
+    told = (
+        "2 ledger entries, 1 files in quarantine; 1 files and 1 rows delivered in all"
     )
-    assert "2 ledger entries, 1 files in quarantine" in text
+    assert told in text
+    assert "schemas drifted" not in text  # a compatible one asks for nothing
     assert "drift (compatible): users.messages.email.Open " in text
 
 
