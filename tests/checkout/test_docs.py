@@ -92,6 +92,7 @@ def settings(page, braze):
             merged.setdefault(name, {}).update(section)
     merged["feeds"]["url"] += f"/{page.stem}"
     merged["source"]["url"] = SETTINGS["source"]["url"]
+    merged.setdefault("run", {})["listen"] = "127.0.0.1:0"
     if "braze" in merged:
         merged["braze"].pop("instance", None)
         merged["braze"]["url"] = braze
