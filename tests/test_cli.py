@@ -236,6 +236,9 @@ def test_demo_shows_the_whole_way(run, tmp_path):
     assert "objects read again, 0 differences." in ended.stdout
     assert "2,000 people in 27 requests." in ended.stdout
     assert "Read back: 1,980 members." in ended.stdout
+    page = (tmp_path / "show" / "report.html").read_text()
+    assert "Rows an hour" in page
+    assert "high_value" in page
     assert (tmp_path / "show" / "feeds" / "_ledger" / "0000000001.json").exists()
 
 
