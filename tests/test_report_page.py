@@ -67,7 +67,7 @@ def settings(tmp_path_factory):
         audiences={name: {"source": "x.csv"} for name in ("vips", "lapsed")},
     )
     ledger = Ledger.open(Store.open(found.feeds.url), found.ledger.cache)
-    world(ledger, NOW, every=12)
+    world(ledger, NOW, every=24)
     ledger.close()
     (root / "out" / "_audiences").mkdir()
     remember(found, "vips")
