@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from obstore.store import LocalStore, MemoryStore, S3Store, from_url
+
+from currents_ingest.errors import SettingsError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -103,7 +106,36 @@ def _retry_config() -> Any:
 
 
 def invoke(function: str, event: Mapping[str, Any]) -> None:
-    """Call an AWS Lambda function and do not wait for it."""
-    session().client("lambda").invoke(
-        FunctionName=function, InvocationType="Event", Payload=json.dumps(event)
-    )
+    """Call an AWS Lambda function and do not wait for it; raises StoreError."""
+    with _told("call", f"the function {function}"):
+        session().client("lambda").invoke(
+            FunctionName=function, InvocationType="Event", Payload=json.dumps(event)
+        )
+
+
+def secrets(name: str) -> dict[str, str]:
+    """Return what a secret of AWS Secrets Manager holds: a JSON object of texts.
+
+    Raises:
+        StoreError: It cannot be read.
+        SettingsError: It is no such object.
+    """
+    with _told("read", f"the secret {name}"):
+        got = session().client("secretsmanager").get_secret_value(SecretId=name)
+    try:
+        found = json.loads(got["SecretString"])
+        return {str(key): str(value) for key, value in found.items()}
+    except (KeyError, ValueError, AttributeError):  # whose text may quote it
+        problem = f'the secret {name} is not JSON such as {{"BRAZE_API_KEY": "..."}}'
+    raise SettingsError((problem,))
+
+
+@contextmanager
+def _told(action: str, what: str) -> Iterator[None]:
+    """Make AWS's errors ours."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise StoreError(action, what, str(error)) from error

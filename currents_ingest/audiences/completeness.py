@@ -84,8 +84,8 @@ def markers_of(
         markers: All markers in it and beside it.
     """
     folder = parts[0].key.rpartition("/")[0]
-    own = {stem for part in parts for stem in _stems(part.key)} | _stems(folder)
-    foreign = {stem for one in objects for stem in _stems(one.key)} - own
+    own = {stem for part in parts for stem in stems(part.key)} | stems(folder)
+    foreign = {stem for one in objects for stem in stems(one.key)} - own
     found = []
     for marker in markers:
         stem = marker.key[: -len(".DONE")]
@@ -95,7 +95,7 @@ def markers_of(
     return found
 
 
-def _stems(key: str) -> set[str]:
+def stems(key: str) -> set[str]:
     """Return a key, and the key without each of its extensions."""
     folder, _, name = key.rpartition("/")
     pieces = name.split(".")

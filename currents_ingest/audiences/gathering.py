@@ -16,7 +16,7 @@ from currents_ingest.audiences.tables import ROW, Dialect
 from currents_ingest.errors import MappingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from currents_ingest.audience_config import Audience
@@ -60,6 +60,8 @@ class Gathered:
     """Rows that are nobody's, or in no cohort."""
     cohorts: set[str] = field(default_factory=set)
     """Those that its files are named after."""
+    stopped: bool = False
+    """We were asked to stop before all of it was read."""
 
     @property
     def rejected(self) -> int:
@@ -91,14 +93,26 @@ def find(target: Target, now: datetime) -> Delivery:
     return exports.find(one.source, settle=one.settle, now=now)
 
 
+def never() -> bool:
+    """Never ask to stop."""
+    return False
+
+
 @contextmanager
-def gathered(target: Target, delivery: Delivery, memory: int) -> Iterator[Gathered]:
+def gathered(
+    target: Target,
+    delivery: Delivery,
+    memory: int,
+    stop: Callable[[], bool] = never,
+) -> Iterator[Gathered]:
     """Read a delivery to its end, and keep its rows for the block.
 
     Args:
         target: Whose it is.
         delivery: What to read.
         memory: Bytes of compressed rows to hold before a file takes them.
+        stop: Asked between chunks; True ends the reading, and what was read is of no
+            use then.
 
     Raises:
         ExportError: It cannot be read.
@@ -107,7 +121,7 @@ def gathered(target: Target, delivery: Delivery, memory: int) -> Iterator[Gather
     with closing(Blocks(memory)) as rows:
         mirrored = target.audience.mode == "mirror"
         found = Gathered(delivery=delivery, rows=rows, mirrored=mirrored)
-        _read(found, target)
+        _read(found, target, stop)
         if target.audience.cohort_file:
             found.cohorts = {_named(target, one.key) for one in delivery.parts}
         yield found
@@ -121,7 +135,7 @@ def _named(target: Target, part: str) -> str:
     raise MappingError(target.name, (told,))
 
 
-def _read(found: Gathered, target: Target) -> None:
+def _read(found: Gathered, target: Target, stop: Callable[[], bool]) -> None:
     audience = target.audience
     schema: dict[str, pl.DataType] = {}
     chunks = exports.read(
@@ -131,6 +145,9 @@ def _read(found: Gathered, target: Target) -> None:
         rows=_CHUNK,
     )
     for chunk in chunks:
+        if stop():
+            found.stopped = True
+            return
         if chunk.part not in found.parts:
             found.parts.append(chunk.part)
         told = {name: kind for name, kind in chunk.frame.schema.items() if name != ROW}

@@ -186,7 +186,7 @@ def sync(  # noqa: PLR0913 (four of them are options)
         key: What ``key`` returns.
         force: Send what looks wrong as a whole, too, and what was sent already.
         plan: What ``preview`` kept: exactly that is sent, or nothing.
-        stop: Asked before every request.
+        stop: Asked while the export is read, and before every request.
 
     Raises:
         GuardError: The export looks wrong as a whole, or the plan is not up to date.
@@ -205,7 +205,9 @@ def sync(  # noqa: PLR0913 (four of them are options)
         digest = planning.digest(target.audience)
         if seen.get("sent") == [delivery.id, digest] and not force:
             return work.nothing_new(delivery.id)
-        with gathered(target, delivery, room(settings)) as found:
+        with gathered(target, delivery, room(settings), stop) as found:
+            if found.stopped:
+                return work.stopped_reading(delivery.id)
             return work.by_export(found, key, stop, force=force)
 
 

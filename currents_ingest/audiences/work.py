@@ -186,6 +186,12 @@ class Work:
         self.run.undecided = self._undecided()
         return self.run
 
+    def stopped_reading(self, delivery: str) -> Run:
+        """Say that the delivery was not read to its end; leaves no trace."""
+        self.run.delivery, self.run.state = delivery, "stopped"
+        self.run.undecided = self._undecided()
+        return self.run
+
     def _undecided(self) -> int:
         """Return how many objects nobody knows of."""
         return sum(one.unknown_rows for one in self.journal.undecided.values())
