@@ -129,7 +129,6 @@ def handler(
         CurrentsError: It failed; Lambda tries the event again, and then hands it to
             the destination for failures.
     """
-    logs.configure(logging.INFO, "json")
     if secret := os.environ.get(SECRETS):
         os.environ.update(backends.secrets(secret))
     reserve = duration(os.environ.get(RESERVE, "60s")).total_seconds() * 1000

@@ -1,42 +1,49 @@
-"""Airflow 3: a poll every five minutes, each audience on its own schedule.
+"""Currents in and audiences out, on Airflow 3: copy it into the folder of DAGs.
 
-Plain operators that run the command, so that Airflow needs nothing of currents-ingest's
-in its own environment. Secrets come from the environment of the workers.
+Workers need currents-ingest in an environment of its own (nothing of it is imported
+here), its settings, and secrets in their environment; see docs/deploy.md.
 """
 
 from __future__ import annotations
 
+import os
+import tomllib
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG
 
-COMMAND = "/opt/currents/bin/currents-ingest --config /etc/currents/currents.toml"
-AUDIENCES = {"vip": "0 * * * *", "high_value": "30 6 * * *"}
-"""When each audience is sent."""
-COMMON = {
+COMMAND = os.environ.get("CURRENTS_COMMAND", "/opt/currents/bin/currents-ingest")
+SETTINGS = os.environ.get("CURRENTS_SETTINGS", "/etc/currents/currents.toml")
+AUDIENCES = tuple(tomllib.loads(Path(SETTINGS).read_text("utf-8")).get("audiences", ()))
+SHARED = {
     "start_date": datetime(2026, 1, 1, tzinfo=UTC),
-    "catchup": False,  # a poll takes all there is
+    "catchup": False,  # one poll takes all that is new, however many were missed
     "max_active_runs": 1,
-    "tags": ["currents"],
+    "max_active_tasks": 1,  # two syncs at once would each go at Braze's full rate
     "default_args": {
-        "retries": 3,
+        # A run that is repeated goes on where it stopped.
+        "retries": 2,
         "retry_delay": timedelta(minutes=1),
         "execution_timeout": timedelta(hours=6),
     },
 }
 
-with DAG("currents_poll", schedule=timedelta(minutes=5), **COMMON):
-    BashOperator(task_id="poll", bash_command=f"exec {COMMAND} poll --json")
 
-with DAG("currents_daily", schedule="0 7 * * *", **COMMON):
-    # Exit status 3, something needs a look, fails the task and so tells someone.
-    BashOperator(
-        task_id="status", bash_command=f"exec {COMMAND} status --strict", retries=0
-    )
+def task(name: str, arguments: str, **more: object) -> BashOperator:
+    """Return a task that runs the command; it is SIGTERM that ends it, too."""
+    command = f"exec {COMMAND} --config {SETTINGS} {arguments}"
+    return BashOperator(task_id=name, bash_command=command, append_env=True, **more)
 
-for name, schedule in AUDIENCES.items():
-    with DAG(f"currents_audience_{name}", schedule=schedule, **COMMON):
-        BashOperator(
-            task_id="sync", bash_command=f"exec {COMMAND} audience sync {name} --json"
-        )
+
+def look() -> BashOperator:
+    """Return the task that fails, and so tells someone, if something needs a look."""
+    return task("look", "status --strict", retries=0)
+
+
+with DAG("currents_poll", schedule="*/5 * * * *", **SHARED) as poll:
+    task("poll", "poll") >> look()
+
+with DAG("currents_audiences", schedule="0 6 * * *", **SHARED) as audiences:
+    [task(f"sync_{name}", f"audience sync {name}") for name in AUDIENCES] >> look()
