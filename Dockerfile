@@ -24,7 +24,8 @@ LABEL org.opencontainers.image.title="currents-ingest" \
       org.opencontainers.image.licenses="Apache-2.0"
 ENV PATH=/opt/currents/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    CURRENTS_LOG_FORMAT=json
 # Settings are mounted here as currents.toml; the environment wins over them.
 WORKDIR /etc/currents
 

@@ -70,6 +70,7 @@ schemas: $(VENV)/ready-dev
 lock:  ## needs uv
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group build -o requirements.txt
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group build --group test --group dev -o requirements-dev.txt
+	echo awslambdaric | uv pip compile - --universal --python-version 3.12 --generate-hashes --no-header --no-annotate -c requirements.txt -o deploy/lambda/requirements.txt
 
 clean:
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
@@ -129,9 +130,22 @@ def handler(
         CurrentsError: It failed; Lambda tries the event again, and then hands it to
             the destination for failures.
     """
+    logs.configure(logging.INFO, "json")  # the alarms read fields of it
+    try:
+        return _handled(event, context, again)
+    except CurrentsError as error:
+        log.warning("failed", told=error.told())
+        raise
+    except Exception as error:  # noqa: BLE001 (its text may quote what was read)
+        last = extract_tb(error.__traceback__)[-1]
+        told = f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
+    raise RuntimeError(told)
+
+
+def _handled(event: Task, context: Context, again: Again) -> dict[str, Any]:
     if secret := os.environ.get(SECRETS):
         os.environ.update(backends.secrets(secret))
-    reserve = duration(os.environ.get(RESERVE, "60s")).total_seconds() * 1000
+    reserve = _reserve()
     folder = Path(tempfile.gettempdir()) / "currents"
     folder.mkdir(exist_ok=True)
     place = Place(folder, lambda: context.get_remaining_time_in_millis() < reserve)
@@ -141,15 +155,19 @@ def handler(
     for one in tasks[1:]:  # each has an invocation of its own
         again(context.invoked_function_arn, one)
     task = tasks[0]
-    try:
-        found = _DO[task["do"]](task, place)
-    except CurrentsError as error:
-        log.warning("failed", task=dict(task), told=error.told())
-        raise
+    found = _DO[task["do"]](task, place)
     log.info("ended", task=dict(task), **found)
     if found["state"] == "stopped":
         again(context.invoked_function_arn, _next(task, found["done"]))
     return {**task, **found}
+
+
+def _reserve() -> float:
+    """Return the milliseconds before its limit at which an invocation ends."""
+    try:
+        return duration(os.environ.get(RESERVE, "60s")).total_seconds() * 1000
+    except ValueError as error:
+        raise SettingsError((f"{RESERVE}: {error}",)) from None
 
 
 def _poll(_: Task, place: Place) -> dict[str, Any]:

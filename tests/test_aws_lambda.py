@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import sys
 import time
 from datetime import timedelta
 from itertools import count
+from pathlib import Path
 from urllib.parse import quote
 
 import boto3
@@ -27,7 +31,7 @@ from currents_ingest.lease import hold
 from currents_ingest.simulate import Simulation, simulate
 from currents_ingest.store import Store
 from currents_ingest.verify import verify
-from tests.sandbox_server import Reply, stub
+from tests.sandbox_server import Reply, Sandbox, stub
 from tests.servers import proxied
 
 POLL = {"do": "poll"}
@@ -347,6 +351,32 @@ def test_who_asks_for_an_export_that_is_not_there_is_told(tmp_path, box, s3):
         handler(VIP, Context(900), refuse)
 
 
+def test_an_error_that_nobody_foresaw_is_told_without_its_text(tmp_path):
+    audience(tmp_path, Sandbox("http://127.0.0.1:1", 0), "s3://b/a.csv")
+    event = {"Records": [{"s3": {"bucket": "jane@example.com"}}]}
+    with pytest.raises(RuntimeError) as told:
+        handler(event, Context(900), refuse)
+    assert re.fullmatch(r"TypeError at aws_lambda\.py:\d+", str(told.value))
+    assert told.value.__context__ is None  # which would be told as well
+
+
+def test_logs_are_json_where_alarms_read_them(tmp_path, box):
+    audience(tmp_path, box, export(tmp_path, 1))
+    code = "from tests.test_aws_lambda import *; handler(VIP, Context(900))"
+    root = str(Path(__file__).parents[1])
+    more = {"AWS_LAMBDA_FUNCTION_NAME": "ours", "PYTHONPATH": root}
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | more,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [json.loads(one) for one in ended.stderr.splitlines()]
+    (last,) = [one for one in lines if one["event"] == "ended"]
+    assert (last["level"], last["needs_a_look"], last["done"]) == ("info", False, 1)
+
+
 def test_that_s3_asks_whether_we_are_there_is_no_error(tmp_path, box):
     audience(tmp_path, box, "s3://elsewhere/a.csv")
     asks = {"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "elsewhere"}
@@ -456,6 +486,13 @@ def test_keys_may_come_from_secrets_manager_and_stay_there(
     secrets.put_secret_value(SecretId="braze", SecretString=held)
     assert handler(VIP, Context(900), refuse)["done"] == 1
     assert "sesame" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.usefixtures("source")
+def test_a_reserve_that_is_none_is_told(monkeypatch):
+    monkeypatch.setenv("CURRENTS_LAMBDA_RESERVE", "soon")
+    with pytest.raises(SettingsError, match="CURRENTS_LAMBDA_RESERVE: "):
+        handler(POLL, Context(900), refuse)
 
 
 @pytest.mark.usefixtures("source")
