@@ -19,6 +19,7 @@ import pytest
 import typer
 import yaml
 from apscheduler.triggers.cron import CronTrigger
+from cfnlint.api import lint_all
 
 from currents_ingest import aws_lambda, cli, config, policies
 from currents_ingest.simulate import Simulation, simulate
@@ -365,8 +366,9 @@ def test_the_images_handler_is_ours():
 
 def test_schedules_of_cron_are_schedules():
     assert len(crontab()) == 3
-    for schedule, (command, _) in crontab():
+    for schedule, (command, arguments) in crontab():
         CronTrigger.from_crontab(schedule)
+        assert "%" not in arguments  # a line's end to cron
         assert (DEPLOY / "cron" / command).stat().st_mode & 0o111
     for name, one in kubernetes().items():
         if name[0] == "CronJob":
@@ -540,6 +542,11 @@ def test_a_task_of_ecs_fits_its_machine_and_its_service():
 
 
 # Lambda.
+
+
+def test_cloudformation_takes_the_template():
+    found = lint_all((DEPLOY / "lambda" / "template.yaml").read_text("utf-8"))
+    assert [str(one) for one in found if not one.rule.id.startswith("I")] == []
 
 
 def test_the_function_is_one_at_a_time_and_may_call_itself():
