@@ -47,7 +47,8 @@ log = structlog.get_logger()
 
 Inbox = SimpleQueue[int | SettingsError]
 """What ends the process: a signal's number, or settings that cannot be used."""
-_LOOK_EVERY = timedelta(minutes=1)
+_LOOK_EVERY = timedelta(minutes=5)
+"""A look lists every event type once, and S3 asks money for that."""
 _BEAT = 5.0
 """Seconds between two turns of the schedule, at most: a clock may be set meanwhile."""
 _LEAST_MEMORY = 256 * 10**6

@@ -211,7 +211,9 @@ def test_an_export_is_not_read_on_when_time_is_up(tmp_path, box):
     context = Counted(1)
     found = handler(VIP, context, lambda *_: None)
     assert (found["state"], found["done"], context.left) == ("stopped", 0, -1)
-    assert not list((tmp_path / "feeds").rglob("summaries/*"))
+    (kept,) = (tmp_path / "feeds").rglob("summaries/*")
+    assert json.loads(kept.read_text())["state"] == "stopped"
+    assert not list((tmp_path / "feeds").rglob("_ledger/0*"))
 
 
 # What an object in S3 asks for.

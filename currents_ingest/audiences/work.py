@@ -187,9 +187,10 @@ class Work:
         return self.run
 
     def stopped_reading(self, delivery: str) -> Run:
-        """Say that the delivery was not read to its end; leaves no trace."""
+        """Say that the delivery was not read to its end: it has to be gone on with."""
         self.run.delivery, self.run.state = delivery, "stopped"
         self.run.undecided = self._undecided()
+        self._summarise()
         return self.run
 
     def _undecided(self) -> int:
