@@ -111,7 +111,8 @@ def _lines(
     ]
     names = list(dict.fromkeys(one["name"] for one in rows))
     legend = alt.Legend(title=None, orient="top", symbolStrokeWidth=2, symbolSize=300)
-    chart: Any = _chart(rows).mark_line(strokeWidth=2, point=False)
+    few = len({one["at"] for one in rows}) < 3  # too few for a line to be seen
+    chart: Any = _chart(rows).mark_line(strokeWidth=2, point=few)
     return _drawn(
         chart.encode(
             x=_time_axis(width),
