@@ -242,6 +242,8 @@ def _status(_: Task, place: Place) -> dict[str, Any]:
         "quarantined": found.quarantined,
         "drift": len(found.drift),
         "lease": found.lease,
+        "needs_a_look": bool(found.look),
+        "look": list(found.look),
         "newest": {one.feed: one.newest_hour.isoformat() for one in found.feeds},
     }
 

@@ -440,7 +440,7 @@ def test_units_share_what_hardens_them():
 
 def test_timers_make_up_what_was_missed_and_start_what_there_is():
     timers = [one for one in units() if one.endswith(".timer")]
-    assert len(timers) == 2
+    assert len(timers) == 3
     for name in timers:
         assert units()[name]["Persistent"] == "yes"
         service = units()[name.replace(".timer", ".service")]
@@ -574,7 +574,11 @@ def test_the_schedule_sends_an_event_that_the_handler_knows(tmp_path, monkeypatc
     context = SimpleNamespace(get_remaining_time_in_millis=lambda: 900_000)
     found = aws_lambda.handler(json.loads(target["Input"]), context)
     assert (found["do"], found["state"]) == ("poll", "done")
-    assert "needs_a_look" in found  # what the alarm's filter reads
+    (look,) = template()["Resources"]["Look"]["Properties"]["Targets"]
+    told = aws_lambda.handler(json.loads(look["Input"]), context)
+    assert told["needs_a_look"] is True  # nothing came for long
+    assert "Braze has stopped" in told["look"][0]
+    assert found["needs_a_look"] is False
     filter_ = template()["Resources"]["LookNeeded"]["Properties"]["FilterPattern"]
     assert filter_ == "{ $.needs_a_look IS TRUE }"
 
@@ -642,7 +646,7 @@ def test_the_dags_poll_and_send_every_audience_of_the_settings(dags):
         for name, each in dags.items()
     }
     poll, sent = found["currents_poll"], found["currents_audiences"]
-    assert poll["look"][1] == ["poll"]
+    assert list(poll) == ["poll"]
     assert sorted(sent) == ["look", "sync_churn", "sync_vip"]
     assert sent["look"][1] == ["sync_vip", "sync_churn"]
     for command, _ in [*poll.values(), *sent.values()]:
@@ -657,5 +661,5 @@ def test_the_dags_make_up_nothing_and_never_overlap(dags):
         assert one.options["max_active_runs"] == 1
         assert one.options["default_args"]["retries"] == 2
         CronTrigger.from_crontab(one.options["schedule"])
-        looks = [t.options for t in one.tasks if t.options["task_id"] == "look"]
-        assert [t["retries"] for t in looks] == [0]  # a second look is no remedy
+    look = dags["currents_audiences"].tasks[-1].options
+    assert (look["task_id"], look["retries"]) == ("look", 0)  # twice is no remedy
