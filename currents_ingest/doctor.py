@@ -33,7 +33,7 @@ from currents_ingest.errors import (
 )
 from currents_ingest.ledger import Ledger
 from currents_ingest.probing import Finding, attempt, mend_of, written
-from currents_ingest.registry import open_registry
+from currents_ingest.selection import select
 from currents_ingest.store import Store
 
 if TYPE_CHECKING:
@@ -284,14 +284,18 @@ def _cache(case: _Case) -> Iterator[Finding]:
 
 
 def _schemas(case: _Case) -> Iterator[Finding]:
-    """Read the schema folders."""
-    registry = open_registry(case.settings.schemas)
+    """Read schemas and contracts."""
+    chosen = select(case.settings)
+    registry = chosen.registry
     types = registry.event_types()
     count = sum(len(registry.versions(one)) for one in types)
     told = f"{count} schemas of {len(types)} event types"
     urls = case.settings.schemas.urls
     more = f", {', '.join(urls)} included" if urls else ""
     yield Finding("ok", "read the schema folders", told + more)
+    made = ", ".join(case.settings.feeds.include)
+    told = f"{len(chosen.contracts)} known; the settings ask for {made}"
+    yield Finding("ok", "read the contracts of unified feeds", told)
 
 
 def _braze(case: _Case) -> Iterator[Finding]:

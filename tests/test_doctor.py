@@ -75,6 +75,13 @@ def test_all_that_is_wrong_with_the_settings_is_told_at_once(tmp_path):
         assert any(name in one for one in told)
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_feed_that_there_is_not_is_told(monkeypatch):
+    monkeypatch.setenv("CURRENTS_FEEDS__INCLUDE", '["raw", "emails"]')
+    (told,) = wrong(doctor.examine(None)).values()
+    assert "emails" in told
+
+
 def test_an_empty_or_wrong_source_is_told(folder, monkeypatch):
     monkeypatch.setenv("CURRENTS_SOURCE__URL", str(folder))
     found = wrong(doctor.examine(None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from typing import Annotated
 
@@ -40,6 +41,9 @@ def doctor(
             out.print(f"{_MARKS[one.state]} {escape(one.tried)}: {escape(one.came)}")
             if one.mend:
                 out.print(f"        {escape(one.mend)}")
+        counts = Counter[str](one.state for one in found.findings)
+        told = ", ".join(f"{counts[state]} {state}" for state in _MARKS)
+        out.print(f"\n{told}")
         if found.policy:
             out.print("\nThe least that this role has to be allowed in AWS:")
             out.print(escape(found.policy))
