@@ -71,17 +71,18 @@ def own(settings: Settings) -> str:
             _objects(bucket, inside, *_WRITES),
             _objects(bucket, removed, "s3:DeleteObject"),
         ]
-    for exports, folders in _exports(settings).items():
-        statements.append(_list(exports, folders))
-        statements.append(_objects(exports, folders, "s3:GetObject"))
+    for bucket, folders in _read_alone(settings).items():
+        statements.append(_list(bucket, folders))
+        statements.append(_objects(bucket, folders, "s3:GetObject"))
     return _policy(*statements)
 
 
-def _exports(settings: Settings) -> dict[str, list[str]]:
-    """Return where exports for audiences lie in S3, by bucket."""
+def _read_alone(settings: Settings) -> dict[str, list[str]]:
+    """Return where exports, schemas and contracts lie in S3, by bucket."""
     found: dict[str, list[str]] = {}
-    for one in settings.audiences.values():
-        parts = urlsplit(one.source)
+    urls = [*settings.schemas.urls, *settings.feeds.contracts]
+    for url in (*urls, *(one.source for one in settings.audiences.values())):
+        parts = urlsplit(url)
         if parts.scheme == "s3":
             fixed = parts.path.strip("/").partition("*")[0]
             found.setdefault(parts.netloc, []).append(f"{fixed}*")

@@ -170,13 +170,15 @@ def test_our_policy_reaches_what_audiences_need():
     }
     settings = config.given(
         source={"url": "s3://braze/in"},
-        feeds={"url": "s3://feeds/currents"},
+        feeds={"url": "s3://feeds/currents", "contracts": ["s3://own/contracts"]},
+        schemas={"urls": ["s3://own/schemas"]},
         audiences=audiences,
     )
     statements = json.loads(policies.own(settings))["Statement"]
     removed = next(one for one in statements if one["Action"] == ["s3:DeleteObject"])
     assert "arn:aws:s3:::feeds/currents/_audiences/*" in removed["Resource"]
-    listed, read = statements[-2:]
+    of_own, listed, read = statements[-4], *statements[-2:]
+    assert of_own["Condition"]["StringLike"]["s3:prefix"] == ["schemas*", "contracts*"]
     assert listed["Condition"]["StringLike"]["s3:prefix"] == ["vip*", "churn/Churn_*"]
     assert read["Action"] == ["s3:GetObject"]
     assert read["Resource"] == [
