@@ -317,7 +317,8 @@ def stored(place: Place, only: re.Pattern[str] = _ANY) -> dict[str, bytes]:
     files = _files(place)
     root = place.feeds.removeprefix("s3://") + "/"
     paths = [at for at in files.find(root) if only.fullmatch(at.removeprefix(root))]
-    bodies = files.cat(paths) if paths else {}
+    # Leases come and go while a process is at work.
+    bodies = files.cat(paths, on_error="omit") if paths else {}
     return {path.removeprefix(root): body for path, body in sorted(bodies.items())}
 
 
