@@ -11,7 +11,7 @@ demo: $(VENV)/ready  ## the main job on made-up data
 	$(BIN)/currents-ingest demo
 
 test: $(VENV)/ready-dev  ## the tests, on two processes
-	$(RUN) pytest -n 2
+	$(RUN) pytest -n 2 --dist loadgroup
 
 check: $(VENV)/ready-dev  ## lint, format, types, import rules
 	$(BIN)/ruff check .
@@ -28,7 +28,7 @@ wheel-test: $(VENV)/ready-dev
 	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps build/wheel/*.whl
 	cp -R tests fixtures pyproject.toml build/wheel/away
 	rm -rf build/wheel/away/tests/checkout
-	cd build/wheel/away && ../venv/bin/python -P -m pytest -n 2 -p no:cacheprovider
+	cd build/wheel/away && ../venv/bin/python -P -m pytest -n 2 --dist loadgroup -p no:cacheprovider
 
 campaign: $(VENV)/ready-dev  ## kills by the hundred; about half an hour
 	$(RUN) tests.campaign --kills 200 --seed 1

@@ -185,7 +185,7 @@ def wait_until_at_work(place: Place, process: Any) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_profiles_equal_the_export_whenever_a_sync_is_killed(place, box, seed):
     rng, want = random.Random(seed), dict[str, Any]()
     for version, share in ((0, 0.2), (1, 0.4)):

@@ -198,7 +198,7 @@ CRONS = st.tuples(
 @example("30 2 * * *", ("Europe/Berlin", "2026-03-29"), 0)
 @example("30 2 * * *", ("Europe/Berlin", "2026-10-25"), 0)
 @example("*/7 1-2 * * *", ("Australia/Lord_Howe", "2026-04-05"), 30)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_cron_fires_as_a_watched_clock_says(text, jump, second):
     zone, day = jump
     since = at(day, zone) - timedelta(hours=12) + timedelta(seconds=second)

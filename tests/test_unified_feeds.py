@@ -231,7 +231,12 @@ def written(tmp_path_factory):
     return root / "all", keys, aside, asked_for(root / "all", readable)
 
 
-@pytest.fixture(scope="module", params=["newest first", "shuffled"])
+def alone(order):
+    """Keep what one order makes with one worker: it takes half a minute to make."""
+    return pytest.param(order, marks=pytest.mark.xdist_group(order))
+
+
+@pytest.fixture(scope="module", params=[alone("newest first"), alone("shuffled")])
 def month(request, written, tmp_path_factory):
     source, keys, aside, asked = written
     root = tmp_path_factory.mktemp("month")
@@ -347,12 +352,14 @@ def killed(written, tmp_path_factory):
     return Month(source, root / "feeds", readable, asked, len(aside))
 
 
+@pytest.mark.xdist_group("killed")
 @pytest.mark.parametrize("feed", UNIFIED)
 def test_kills_change_nothing(killed, feed):
     (assert_latest if feed in naive.STATES else assert_equal)(killed, feed)
     assert_rejects(killed, feed)
 
 
+@pytest.mark.xdist_group("killed")
 def test_objects_that_kills_left_keep_amperitys_rules_too(killed):
     assert broken(objects(killed.feeds)) == []
 
