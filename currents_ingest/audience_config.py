@@ -326,7 +326,10 @@ class Audience(Section):
         wrong = []
         kinds = (self.identifier, *self.otherwise)
         if not set(kinds) <= set(get_args(CohortIdentifier)):
-            wrong.append(f"a cohort's identifier is not {self.identifier}")
+            known = ", ".join(get_args(CohortIdentifier))
+            wrong.append(
+                f"a cohort's identifier is one of {known}, not {self.identifier}"
+            )
         if len(set(kinds)) < len(kinds):
             wrong.append("otherwise names an identifier twice")
         if sum(map(bool, (self.cohort, self.cohort_column, self.cohort_file))) > 1:

@@ -1,4 +1,4 @@
-"""Named cohorts: who is in which, as rows that join and leave; pure.
+"""Named cohorts: who is in which, as rows that join and leave.
 
 A member is known by cohort, kind of identifier and id, in this order, so that a
 cohort's members lie together wherever rows are sorted. The snapshot has one cell for
