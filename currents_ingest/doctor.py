@@ -302,8 +302,8 @@ def _braze(case: _Case) -> Iterator[Finding]:
     """Ask Braze whether it takes our keys."""
     settings, asked = case.settings, set[str]()
     for name, audience in settings.audiences.items():
-        target = Target(name, audience)
-        kind = "partner" if sync.goes_to_partner(settings, target) else "REST API"
+        target = sync.effective(settings, Target(name, audience))
+        kind = "partner" if target.audience.to_partner else "REST API"
         if kind in asked:
             continue
         asked.add(kind)

@@ -93,17 +93,12 @@ def find(target: Target, now: datetime) -> Delivery:
     return exports.find(one.source, settle=one.settle, now=now)
 
 
-def never() -> bool:
-    """Never ask to stop."""
-    return False
-
-
 @contextmanager
 def gathered(
     target: Target,
     delivery: Delivery,
     memory: int,
-    stop: Callable[[], bool] = never,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Gathered]:
     """Read a delivery to its end, and keep its rows for the block.
 

@@ -158,11 +158,6 @@ def _secret(*wanted: tuple[str, str]) -> list[str]:
     return found
 
 
-def goes_to_partner(settings: Settings, target: Target) -> bool:
-    """Tell whether an audience goes to the partner cohort API."""
-    return effective(settings, target).audience.to_partner
-
-
 def effective(settings: Settings, target: Target) -> Target:
     """Return an audience as it is sent; see ``cohorts.effective``."""
     audience = cohorts.effective(settings, target.name, target.audience)
