@@ -618,6 +618,8 @@ def assert_looks_change_nothing(place: Place) -> None:
         start(place, "verify", "--json"),
         start(place, "load", *EVERYTHING, "--dry-run"),
         start(place, "quarantine", "list", "--json"),
+        start(place, "report", "-o", "-"),
+        start(place, "doctor", "--read-only", "--json"),
     ]
     for look in looks:
         ended = end(look)
