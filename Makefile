@@ -4,8 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN = $(BIN)/python -m
 
-.PHONY: demo test check wheel-test campaign campaign-audiences campaign-cohorts fuzz fuzz-exports bench bench-audiences bench-feeds bench-validate schemas lock clean
-.PHONY: demo test check wheel-test campaign campaign-audiences fuzz fuzz-exports bench bench-audiences bench-feeds bench-validate screenshots schemas lock clean
+.PHONY: demo test check wheel-test campaign campaign-audiences campaign-cohorts fuzz fuzz-exports bench bench-audiences bench-feeds bench-validate screenshots schemas lock clean
 
 demo: $(VENV)/ready  ## the main job on made-up data
 	$(BIN)/currents-ingest demo
@@ -42,13 +41,13 @@ fuzz-exports: $(VENV)/ready-dev  ## damaged exports by the ten thousand; six min
 	$(RUN) tests.fuzz_exports --count 20000 --seed 1
 
 bench: $(VENV)/ready-dev  ## speed and memory against a plain script
-	$(BIN)/python tools/bench.py
+	$(RUN) tools.bench
 
 bench-validate: $(VENV)/ready-dev  ## validate against fastavro over s3fs; ten minutes
 	$(BIN)/python tools/bench_validate.py
 
 bench-feeds: $(VENV)/ready-dev  ## all unified feeds beside the raw ones; ten minutes
-	$(BIN)/python tools/bench_feeds.py
+	$(RUN) tools.bench_feeds
 
 bench-audiences: $(VENV)/ready-dev  ## the way back: speed, and a difference of 10 million
 	$(BIN)/python tools/bench_audiences.py

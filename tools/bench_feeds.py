@@ -1,6 +1,6 @@
 """What all unified feeds cost beside the raw ones, in the same minute.
 
-Usage: ``python tools/bench_feeds.py [--quick]``. Prints a table and keeps the figures
+Usage: ``python -m tools.bench_feeds [--quick]``. Prints a table and keeps the figures
 in ``build/bench-feeds.json``. The exit status is 1 if a load of everything takes more
 than twice as long as one of the raw feeds alone, or more memory than its limit.
 """
@@ -15,9 +15,8 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench import DAY, END, ROOT, ours, remove, run
-
 from currents_ingest.simulate import Simulation, simulate
+from tools.bench import DAY, END, ROOT, ours, remove, run
 
 _ROW = "{:38} {:26} {:>7} {:>7} {:>7}"
 RAW, ALL = ("raw",), ("raw", "*")

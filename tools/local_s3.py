@@ -61,11 +61,12 @@ class Bucket:
     keys: list[str]
     bodies: list[Body]
 
-    def find(self, key: str) -> Body | None:
-        """Return an object's body."""
+    def find(self, key: str) -> Body:
+        """Return an object's body; raises KeyError."""
         at = bisect_left(self.keys, key)
-        found = at < len(self.keys) and self.keys[at] == key
-        return self.bodies[at] if found else None
+        if at == len(self.keys) or self.keys[at] != key:
+            raise KeyError(key)
+        return self.bodies[at]
 
 
 def make_bucket(files: int) -> Bucket:
@@ -141,11 +142,13 @@ def answer(bucket: Bucket, request: bytes) -> bytes:
     if name != BUCKET or method not in ("GET", "HEAD"):
         return _failed(404, "NoSuchBucket", method)
     if not key:
-        listed = list_objects(bucket, query).encode()
-        return _response(200, listed, method, "Content-Type: application/xml\r\n")
-    if (body := bucket.find(key)) is None:
+        listed = list_objects(bucket.keys, bucket.find, query).encode()
+        return response(200, listed, method, "Content-Type: application/xml\r\n")
+    try:
+        body = bucket.find(key)
+    except KeyError:
         return _failed(404, "NoSuchKey", method)
-    return _object(body, method, _wanted(rest))
+    return of_object(body, method, _wanted(rest))
 
 
 def _wanted(lines: bytes) -> dict[bytes, bytes]:
@@ -158,7 +161,8 @@ def _wanted(lines: bytes) -> dict[bytes, bytes]:
     return found
 
 
-def _object(body: Body, method: str, headers: dict[bytes, bytes]) -> bytes:
+def of_object(body: Body, method: str, headers: dict[bytes, bytes]) -> bytes:
+    """Answer a GET or HEAD, with If-Match and a range if they are asked for."""
     match = headers.get(b"if-match")
     if match and match != b"*" and match.decode().strip('"') != body.etag.strip('"'):
         return _failed(412, "PreconditionFailed", method)
@@ -167,18 +171,24 @@ def _object(body: Body, method: str, headers: dict[bytes, bytes]) -> bytes:
     about += "Accept-Ranges: bytes\r\nContent-Type: binary/octet-stream\r\n"
     asked = _RANGE.fullmatch(headers.get(b"range", b""))
     if not asked:
-        return _response(200, body.content, method, about)
+        return response(200, body.content, method, about)
     low, high = asked.groups()
     start = int(low) if low else max(0, size - int(high))
     end = min(size, int(high) + 1) if low and high else size
     if start >= end:
         return _failed(416, "InvalidRange", method)
     about += f"Content-Range: bytes {start}-{end - 1}/{size}\r\n"
-    return _response(206, body.content[start:end], method, about)
+    return response(206, body.content[start:end], method, about)
 
 
-def list_objects(bucket: Bucket, query: str) -> str:
-    """Return a page of ListObjectsV2 as XML."""
+def list_objects(keys: list[str], find: Callable[[str], Body], query: str) -> str:
+    """Return a page of ListObjectsV2 as XML.
+
+    Args:
+        keys: All keys, in order.
+        find: Gives the object of a key.
+        query: As asked for.
+    """
     given = {name: values[0] for name, values in parse_qs(query).items()}
     prefix, delimiter = given.get("prefix", ""), given.get("delimiter", "")
     after = given.get("continuation-token") or given.get("start-after", "")
@@ -187,24 +197,24 @@ def list_objects(bucket: Bucket, query: str) -> str:
     written = quoted if encoded else escape
     parts: list[str] = []
     at, last = (
-        max(bisect_left(bucket.keys, prefix), bisect_right(bucket.keys, after)),
+        max(bisect_left(keys, prefix), bisect_right(keys, after)),
         "",
     )
     if delimiter and after.endswith(delimiter):  # a folder: go on after all in it
-        at = max(at, bisect_left(bucket.keys, after + "\U0010ffff"))
-    while at < len(bucket.keys) and bucket.keys[at].startswith(prefix):
+        at = max(at, bisect_left(keys, after + "\U0010ffff"))
+    while at < len(keys) and keys[at].startswith(prefix):
         if len(parts) == most:
             break
-        key = bucket.keys[at]
+        key = keys[at]
         cut = key.find(delimiter, len(prefix)) if delimiter else -1
         if cut >= 0:
             last = key[: cut + len(delimiter)]
-            at = bisect_left(bucket.keys, last + "\U0010ffff")
+            at = bisect_left(keys, last + "\U0010ffff")
             parts.append(_folder(written(last)))
         else:
             last, at = key, at + 1
-            parts.append(_contents(written(key), bucket.bodies[at - 1]))
-    more = at < len(bucket.keys) and bucket.keys[at].startswith(prefix)
+            parts.append(_contents(written(key), find(key)))
+    more = at < len(keys) and keys[at].startswith(prefix)
     token = f"<NextContinuationToken>{escape(last)}</NextContinuationToken>"
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -237,6 +247,7 @@ def _contents(name: str, body: Body) -> str:
 
 _REASONS = {
     200: "OK",
+    204: "No Content",
     206: "Partial Content",
     404: "Not Found",
     412: "Precondition Failed",
@@ -244,7 +255,8 @@ _REASONS = {
 }
 
 
-def _response(status: int, body: bytes, method: str, about: str) -> bytes:
+def response(status: int, body: bytes, method: str, about: str) -> bytes:
+    """Write a response; *about* holds more header lines."""
     head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Length: {len(body)}\r\n"
     whole = f"{head}{about}\r\n".encode("ascii")
     return whole if method == "HEAD" else whole + body
@@ -252,7 +264,7 @@ def _response(status: int, body: bytes, method: str, about: str) -> bytes:
 
 def _failed(status: int, code: str, method: str) -> bytes:
     text = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>"
-    return _response(status, text.encode(), method, "Content-Type: application/xml\r\n")
+    return response(status, text.encode(), method, "Content-Type: application/xml\r\n")
 
 
 def serve(bucket: Bucket, listening: socket.socket) -> None:
