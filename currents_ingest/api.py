@@ -26,9 +26,9 @@ from currents_ingest.errors import (
     NotThereError,
     SettingsError,
     SkippableError,
+    WorkLostError,
 )
 from currents_ingest.manifest import Drift, Entry, FileId, SetAside
-from currents_ingest.pipeline import WORKERS, Committed
 from currents_ingest.session import TRIES, begin, looking
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from currents_ingest.config import Settings
     from currents_ingest.discover import Found
+    from currents_ingest.pipeline import Committed
     from currents_ingest.session import Session
 
 log = structlog.get_logger()
@@ -255,7 +256,7 @@ def _ingest(  # noqa: PLR0913 (all that a run depends on)
     outcome = Outcome()
     globs = tuple(events)
     target = session.settings.feeds.target_size
-    limit = min(session.max_bytes // WORKERS, target)
+    limit = min(session.engine.bytes_each, target)
     for attempt in range(TRIES):
         found: Iterable[Found] = chain(
             discover.released(session.ledger.cache),
@@ -271,8 +272,8 @@ def _ingest(  # noqa: PLR0913 (all that a run depends on)
                 outcome = outcome.plus(committed)
                 seen(committed)
             return replace(outcome, stopped=run.stopped, waiting=sum(waiting))
-        except LedgerConflictError as error:
-            log.info("planning anew", entry=error.number)
+        except (LedgerConflictError, WorkLostError) as error:
+            log.info("planning anew", why=error.told())
             session.ledger.catch_up()
     raise LedgerConflictError(session.ledger.cache.head + 1)
 

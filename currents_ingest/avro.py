@@ -14,7 +14,7 @@ import json
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import fastavro
 import polars as pl
@@ -31,7 +31,7 @@ except ImportError:  # a platform without the wheel
     AvroSource = None  # type: ignore[assignment, misc]  # decode looks for it
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from currents_ingest.schemas import WriterSchema
 
@@ -49,11 +49,8 @@ class Container:
     schema: WriterSchema
     blocks: tuple[memoryview | bytes, ...]
     rows: int
-
-    @property
-    def size(self) -> int:
-        """Return the rows' bytes, unpacked."""
-        return sum(map(len, self.blocks))
+    size: int
+    """The rows' bytes, unpacked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +61,8 @@ class Head:
     """The schema as written."""
     schema: WriterSchema
     codec: str
+    least: int
+    """Bytes that a row takes at least, as far as it is known."""
 
 
 def read_head(body: bytes) -> Head:
@@ -76,7 +75,7 @@ def read_head(body: bytes) -> Head:
     return _head(_header(memoryview(body))[0])
 
 
-def walk(body: bytes) -> Container:
+def walk(body: bytes | memoryview) -> Container:
     """Check a whole file from header to last sync marker, and take it apart.
 
     Raises:
@@ -85,22 +84,38 @@ def walk(body: bytes) -> Container:
             byte.
     """
     view = memoryview(body)
-    metadata, at = _header(view)
-    head = _head(metadata)
-    schema = head.schema
+    head, at = _known_head(view)
     sync, at = bytes(view[at : at + _SYNC]), at + _SYNC
     blocks, rows = _blocks(view, at, sync, head.codec)
-    least = max(1, len(schema.fields)) if schema.flat else 1  # bytes of a row
+    size = sum(map(len, blocks))
     if rows == 0:
         raise CorruptObjectError(
             "the file has a header but no rows; Currents writes no empty file, "
             "so its end was lost"
         )
-    if rows * least > sum(map(len, blocks)):
+    if rows * head.least > size:
         raise CorruptObjectError(
             f"the block headers promise {rows} rows, more than the bytes can hold"
         )
-    return Container(schema, blocks, rows)
+    return Container(head.schema, blocks, rows, size)
+
+
+_START, _LARGEST_HEAD, _MOST_HEADS = 256, 1 << 16, 1000
+_heads: dict[bytes, tuple[bytes, Head]] = {}
+"""Headers met, whole and read, by how they start: most files share a few."""
+
+
+def _known_head(view: memoryview) -> tuple[Head, int]:
+    """Read a header; return it, and where its sync marker is."""
+    start = bytes(view[:_START])
+    known, head = _heads.get(start, (b"", None))
+    if head and bytes(view[: len(known) + _SYNC])[:-_SYNC] == known:
+        return head, len(known)
+    metadata, at = _header(view)
+    head = _head(metadata)
+    if at <= _LARGEST_HEAD and len(_heads) < _MOST_HEADS:
+        _heads[start] = bytes(view[:at]), head
+    return head, at
 
 
 def decode(containers: Sequence[Container]) -> pl.DataFrame:
@@ -129,7 +144,7 @@ def decode_flat(containers: Sequence[Container]) -> pl.DataFrame:
     """
     rows = sum(container.rows for container in containers)
     source = AvroSource(
-        [lambda: nullcontext(io.BytesIO(splice(containers)))],
+        [lambda: nullcontext(cast("BinaryIO", _Pieces(splice(containers))))],
         strict=False,
         utf8_view=False,
     )
@@ -163,16 +178,17 @@ def _array_as_json(name: str) -> pl.Expr:
     return pl.when(pl.col(name).is_not_null()).then(text).alias(name)
 
 
-def splice(containers: Sequence[Container]) -> bytes:
+def splice(containers: Sequence[Container]) -> Iterator[memoryview | bytes]:
     """Join files of one writer schema into one container of one large block.
 
-    The block's count is higher than the rows it holds; decode_flat says why.
+    It comes in pieces, for nobody needs the whole in one place. The block's count is
+    higher than the rows it holds; decode_flat says why.
     """
-    size = sum(len(block) for each in containers for block in each.blocks)
+    size = sum(container.size for container in containers)
     rows = sum(container.rows for container in containers)
     canonical = containers[0].schema.canonical.encode()
     sync = bytes(_SYNC)
-    return b"".join(
+    yield b"".join(
         (
             MAGIC,
             _long(1),
@@ -181,10 +197,28 @@ def splice(containers: Sequence[Container]) -> bytes:
             sync,
             _long(rows + size + 1),
             _long(size),
-            *(block for each in containers for block in each.blocks),
-            sync,
         )
     )
+    for container in containers:
+        yield from container.blocks
+    yield sync
+
+
+class _Pieces:
+    """Pieces as a file to read from; a read may return less than was asked for."""
+
+    def __init__(self, pieces: Iterator[memoryview | bytes]) -> None:
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, at most *size*; none at the end."""
+        while not self._rest:
+            if (piece := next(self._pieces, None)) is None:
+                return b""
+            self._rest = memoryview(piece)
+        found, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(found)
 
 
 def decode_any(container: Container) -> pl.DataFrame:
@@ -282,7 +316,9 @@ def _head(metadata: dict[str, bytes]) -> Head:
         raise CorruptObjectError(
             f"the codec {codec[:40]!r} is not supported (null, deflate and snappy are)"
         )
-    return Head(text, schemas.parse(text), codec)
+    schema = schemas.parse(text)
+    least = max(1, len(schema.fields)) if schema.flat else 1
+    return Head(text, schema, codec, least)
 
 
 def _header(view: memoryview) -> tuple[dict[str, bytes], int]:

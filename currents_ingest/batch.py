@@ -1,24 +1,25 @@
-"""The work of one batch: read, deduplicate, write to staging.
+"""The work of one batch: read (see ``reading``), keep what is new, write to staging.
 
 It leaves no trace but staging objects, so it may be done twice, on another thread or
-machine, or be thrown away.
+machine, or be thrown away. The steps are apart for what lies between them: which ids
+were delivered before is known once the rows' hours are, and later batches wait for it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import threading
+import secrets
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 import polars as pl
 
-from currents_ingest import conform, dedupe, parquet, reading, unify
+from currents_ingest import conform, dedupe, parquet, unify
 from currents_ingest.manifest import Manifest, Output, Share
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from currents_ingest.contracts import Contract
     from currents_ingest.reading import Job, Read
@@ -30,25 +31,37 @@ SMALL = 4 << 20
 """Bytes of Parquet up to which rows for a unified feed wait to be merged."""
 
 
-@dataclass(slots=True)
-class Turn:
-    """What a batch in work tells later ones of its event type, once it knows it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What has to be known of a batch's rows before it can be deduplicated."""
 
-    contract: Contract | None = None
-    index: pl.DataFrame = field(default_factory=lambda: dedupe.NOTHING)
-    """Ids and event hours of the rows that it delivers."""
-    _known: threading.Event = field(default_factory=threading.Event)
+    contract: Contract | None
+    """None if no file could be read."""
+    hours: tuple[int, ...]
+    """Event hours of the rows."""
 
-    def tell(self, contract: Contract | None, index: pl.DataFrame) -> None:
-        """Say it; the first time counts."""
-        if not self._known.is_set():
-            self.contract, self.index = contract, index
-            self._known.set()
 
-    def wait(self) -> Turn:
-        """Wait until it is known."""
-        self._known.wait()
-        return self
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """Ids and event hours of the rows that a batch delivers."""
+
+    token: str
+    """Names the call that made it: one made again may hold other ids, for a file may
+    be gone by then."""
+    ids: pl.DataFrame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A batch without rows that were delivered before."""
+
+    read: Read
+    """Without its rows."""
+    rows: pl.DataFrame
+    index: Index
+    duplicates: int
+    after: tuple[str, ...]
+    """Tokens of the earlier batches' indexes that it was held against."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,54 +85,87 @@ class Done:
     """Contracts under which it gave to unified feeds."""
     parts: tuple[Part, ...] = ()
     """What it gave to them that is too small for an object of its own."""
+    kept: str
+    """Token of its index."""
+    after: tuple[str, ...] = ()
+    """Tokens of the earlier batches' indexes that it was held against."""
 
 
-def work(  # noqa: PLR0913 (all that a batch depends on)
-    job: Job,
-    source: Store,
-    feeds: Store,
-    staging: str,
-    history: Callable[[Sequence[int]], Sequence[str]],
-    earlier: Sequence[Turn],
-    own: Turn,
-) -> Done:
-    """Do one batch up to its staging objects.
+def about(read: Read) -> About:
+    """Say what a batch's rows are."""
+    hours: list[int] = []
+    if read.inputs:
+        hours = dedupe.index_of(read.rows)[dedupe.HOUR].unique().sort().to_list()
+    return About(contract=read.contract, hours=tuple(hours))
+
+
+def keep(read: Read, feeds: Store, objects: Sequence[str], *earlier: Index) -> Kept:
+    """Drop the rows that were delivered before.
+
+    Args:
+        read: The batch.
+        feeds: Where the index is.
+        objects: Index objects that may hold ids of these rows' hours.
+        earlier: Batches of this event type whose ids no object may hold yet.
+
+    Raises:
+        StoreError: The index cannot be reached.
+    """
+    rows, index, duplicates = pl.DataFrame(), dedupe.NOTHING, 0
+    if read.inputs:
+        hours = about(read).hours
+        bodies = map(parquet.from_bytes, feeds.gather(objects))
+        frames = [*bodies, *(one.ids for one in earlier)]
+        kept = dedupe.deduplicate(read.rows, [_within(one, hours) for one in frames])
+        rows, index, duplicates = kept.rows, kept.index, kept.duplicates
+    return Kept(
+        read=replace(read, rows=pl.DataFrame()),
+        rows=rows,
+        index=Index(token=secrets.token_hex(6), ids=index),
+        duplicates=duplicates,
+        after=tuple(one.token for one in earlier),
+    )
+
+
+def delivered(kept: Kept) -> Index:
+    """Return what later batches have to know of this one."""
+    return kept.index
+
+
+def write(job: Job, kept: Kept, feeds: Store, staging: str) -> Done:
+    """Write a batch to staging.
 
     Args:
         job: The batch.
-        source: Where its files are.
-        feeds: Where staging and the id index are.
-        staging: Key prefix of this attempt's staging objects, used by no other.
-        history: From event hours to the index objects that may hold their ids.
-        earlier: Batches of this event type that history may not show yet.
-        own: Told what this batch delivers before it is written.
+        kept: Its rows.
+        feeds: Where staging is.
+        staging: Key prefix of this batch's staging objects; the call that kept the rows
+            adds its own token, so that no other can write them.
 
     Raises:
-        StoreError: Staging or the index cannot be reached.
+        StoreError: Staging cannot be reached.
     """
-    read = reading.read(job, source, lambda: _adopted(earlier))
-    if read.contract is None or not read.inputs:
-        return Done(read=_lightly(read), manifest=None)
-    hours = dedupe.index_of(read.rows)[dedupe.HOUR].unique().sort().to_list()
-    delivered = _delivered(feeds, history(hours), hours)
-    delivered += [turn.wait().index for turn in earlier]
-    result = dedupe.deduplicate(read.rows, delivered)
-    own.tell(read.contract, result.index)
-    staged = Staging(feeds, staging)
-    if count := result.rows.height:
-        name = read.contract.feed
+    read, contract = kept.read, kept.read.contract
+    if contract is None or not read.inputs:
+        return Done(read=read, manifest=None, kept=kept.index.token)
+    staged = Staging(feeds, f"{staging}-{kept.index.token}")
+    if count := kept.rows.height:
+        name = contract.feed
         if job.raw:
-            times = result.rows["event_datetime"]
-            body = parquet.to_bytes(conform.hidden(result.rows, job.privacy))
+            times = kept.rows["event_datetime"]
+            body = parquet.to_bytes(conform.hidden(kept.rows, job.privacy))
             staged.put("feed", name, "", body, count, (times.min(), times.max()))
-        staged.put("index", name, "", parquet.index_to_bytes(result.index), count)
-    staged.rejects(read.contract.feed, "", read.rejects)
+        staged.put("index", name, "", parquet.index_to_bytes(kept.index.ids), count)
+    staged.rejects(contract.feed, "", read.rejects)
     parts: list[Part] = []
-    shares = tuple(_shared(job, result.rows, staged, parts))
-    manifest = _manifest(job, read, read.contract, result, staged.outputs, shares)
-    contracts = tuple(contract for contract, _ in job.unified)
+    shares = tuple(_shared(job, kept.rows, staged, parts))
     return Done(
-        read=_lightly(read), manifest=manifest, unified=contracts, parts=tuple(parts)
+        read=replace(read, rejects=pl.DataFrame()),
+        manifest=_manifest(job, kept, contract, staged.outputs, shares),
+        unified=tuple(one for one, _ in job.unified),
+        parts=tuple(parts),
+        kept=kept.index.token,
+        after=kept.after,
     )
 
 
@@ -147,23 +193,8 @@ def _shared(
         )
 
 
-def _adopted(earlier: Sequence[Turn]) -> Contract | None:
-    contracts = [turn.wait().contract for turn in earlier]
-    return next((one for one in contracts if one), None)
-
-
-def _lightly(read: Read) -> Read:
-    """Let go of the rows, which wait for their commit in staging."""
-    return replace(read, rows=pl.DataFrame(), rejects=pl.DataFrame())
-
-
-def _delivered(
-    feeds: Store, objects: Sequence[str], hours: Sequence[int]
-) -> list[pl.DataFrame]:
-    return [
-        parquet.from_bytes(body).filter(pl.col(dedupe.HOUR).is_in(hours))
-        for body in feeds.gather(objects)
-    ]
+def _within(index: pl.DataFrame, hours: Sequence[int]) -> pl.DataFrame:
+    return index.filter(pl.col(dedupe.HOUR).is_in(hours))
 
 
 @dataclass(slots=True)
@@ -210,15 +241,15 @@ class Staging:
         )
 
 
-def _manifest(  # noqa: PLR0913 (all that became of it)
+def _manifest(
     job: Job,
-    read: Read,
+    kept: Kept,
     contract: Contract,
-    result: dedupe.Deduplicated,
     outputs: Sequence[Output],
     shares: tuple[Share, ...],
 ) -> Manifest:
-    per_hour = result.index.group_by(dedupe.HOUR).len().sort(dedupe.HOUR)
+    read = kept.read
+    per_hour = kept.index.ids.group_by(dedupe.HOUR).len().sort(dedupe.HOUR)
     return Manifest(
         event_type=job.event_type,
         feed=contract.feed,
@@ -227,8 +258,8 @@ def _manifest(  # noqa: PLR0913 (all that became of it)
         inputs=read.inputs,
         outputs=tuple(outputs),
         rows_in=sum(one.rows for one in read.inputs),
-        rows_out=result.rows.height,
-        duplicates=result.duplicates,
+        rows_out=kept.rows.height,
+        duplicates=kept.duplicates,
         rejects=read.rejects.height,
         hours=dict(per_hour.iter_rows()),
         raw=job.raw,

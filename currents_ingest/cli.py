@@ -6,6 +6,7 @@ Results go to standard output, logs and progress to standard error. 0: done;
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -89,6 +90,7 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
+    gc.set_threshold(50_000, 20, 50)  # what we make lives until its commit
     try:
         app()
     except SystemExit as end:
@@ -179,14 +181,14 @@ def load(
 
     settings = settings_of(config)
     first, last = checked(day, since), checked(day, until)
-    ahead = api.survey(settings, first, last)
     if dry_run:
+        ahead = api.survey(settings, first, last)
         if json_:
             print_json(ahead)
         else:
             show_survey(ahead)
         return
-    with Bar(err, ahead.files, ahead.bytes) as bar:
+    with Bar(err) as bar:
         outcome = api.load(settings, first, last, stop=ended().is_set, seen=bar.advance)
     finish(outcome, json_, strict)
 

@@ -25,7 +25,7 @@ class Deduplicated:
 
     rows: pl.DataFrame
     index: pl.DataFrame
-    """Columns ``id`` and ``event_hour`` (hours since 1970, UTC), by hour and id."""
+    """Columns ``id`` and ``event_hour`` (hours since 1970, UTC), by hour."""
     duplicates: int
 
 
@@ -37,24 +37,26 @@ def index_of(rows: pl.DataFrame) -> pl.DataFrame:
 
 def first_of_each(rows: pl.DataFrame) -> pl.DataFrame:
     """Keep the first row of each id; the rows' order says which is first."""
-    return rows.filter(pl.col(ID).is_first_distinct())
+    first = rows[ID].is_first_distinct()
+    return rows if first.all() else rows.filter(first)
 
 
 def without(rows: pl.DataFrame, delivered: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Keep the rows whose id none of the index frames has, in order."""
-    if not delivered:
+    """Keep the rows whose id none of the index frames has, in order.
+
+    Hardly any row comes twice: what is delivered is looked up among these rows, which
+    are fewer, and the rows stay as they are unless something was found.
+    """
+    own = rows.select(ID)
+    found = [frame.select(ID).join(own, on=ID, how="semi") for frame in delivered]
+    twice = pl.concat([own.head(0), *found])
+    if twice.is_empty():
         return rows
-    ids = pl.concat([frame.select(ID) for frame in delivered])
-    return rows.join(ids, on=ID, how="anti", maintain_order="left")
+    return rows.join(twice, on=ID, how="anti", maintain_order="left")
 
 
 def deduplicate(rows: pl.DataFrame, delivered: Sequence[pl.DataFrame]) -> Deduplicated:
     """Drop rows delivered twice, within these rows and against *delivered*."""
     fresh = without(first_of_each(rows), delivered)
-    index = index_of(fresh).sort(HOUR, ID)
+    index = index_of(fresh).sort(HOUR, maintain_order=True)
     return Deduplicated(fresh, index, rows.height - fresh.height)
-
-
-def overlap(index: pl.DataFrame, other: pl.DataFrame) -> bool:
-    """Tell whether two batches hold an id in common."""
-    return index.join(other, on=ID, how="semi").height > 0

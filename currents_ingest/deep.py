@@ -18,7 +18,11 @@ import polars as pl
 
 from currents_ingest import avro, conform, keys, parquet, reading
 from currents_ingest.codecs import MAX_UNPACKED
-from currents_ingest.errors import CorruptObjectError, ForeignKeyError
+from currents_ingest.errors import (
+    CorruptObjectError,
+    CurrentsError,
+    ForeignKeyError,
+)
 from currents_ingest.privacy import REDACTED
 
 if TYPE_CHECKING:
@@ -161,11 +165,11 @@ class Checks:
             unpacked = 0
             for (at, stored), body in zip(part, bodies, strict=True):
                 url = f"{store.url}/{stored.key}"
-                if not isinstance(body, bytes):
+                if isinstance(body, CurrentsError):
                     unread(at[0], body.told().replace(stored.key, "the object"), url)
                     continue
                 try:
-                    whole = _Whole(url, avro.walk(body))
+                    whole = _Whole(url, avro.walk(memoryview(body)))
                 except CorruptObjectError as error:
                     trouble(at[0], str(error), url)
                     continue

@@ -274,6 +274,16 @@ class LedgerConflictError(RetryableError):
         )
 
 
+class WorkLostError(RetryableError):
+    """A step was done again, and what was held against its first result is stale."""
+
+    def __str__(self) -> str:
+        return (
+            "a worker was lost, and what it had done came out otherwise the second "
+            "time; nothing of it was published. Run the same command again."
+        )
+
+
 class LedgerBrokenError(FatalError):
     """The ledger in the bucket cannot be understood."""
 

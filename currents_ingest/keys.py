@@ -27,6 +27,9 @@ Layout = Literal["2017", "old", "new", "other"]
 EVENT_TYPE = re.compile(r"(?!.{129})[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)*")
 """No more than 128 characters: it becomes a folder, which may have 255."""
 _FILE = re.compile(r"(?P<stem>.+)\+(?P<partition>\d+)\+(?P<offset>\d+)\.avro")
+_EMPTY = re.compile(r"(^|/)\.{0,2}/")
+"""A segment that is empty, ``.`` or ``..``."""
+_OLDEST = re.compile(r"dataexport\.[^.]+\.integration\.")
 _EVENT_SEGMENT, _DATE_SEGMENT = "event_type=", "date="
 _HOUR = "%Y-%m-%d-%H"
 
@@ -64,28 +67,53 @@ def parse(key: str) -> CurrentsKey:
     Raises:
         ForeignKeyError: It is not a Currents file's; the message says why.
     """
-    segments = key.split("/")
-    if any(segment in ("", ".", "..") for segment in segments):
+    path, _, name = key.rpartition("/")
+    if name in ("", ".", "..") or (path and _EMPTY.search(f"{path}/")):
         raise ForeignKeyError(
             "the key has an empty, '.' or '..' segment, so it is not read"
         )
-    if not segments[-1].endswith(".avro"):
+    if not name.endswith(".avro"):
         raise ForeignKeyError("the name does not end in .avro")
-    event_type = _value(segments[:-1], _EVENT_SEGMENT)
-    if not EVENT_TYPE.fullmatch(event_type):
-        raise ForeignKeyError("what follows event_type= is no event type")
-    name = _FILE.fullmatch(segments[-1])
-    hour = _hour(_value(segments[:-1], _DATE_SEGMENT))
-    layout, segment = _layout(segments)
+    folder = _folder(path)
+    file = _FILE.fullmatch(name)
     return CurrentsKey(
         key=key,
-        event_type=event_type,
-        hour=hour,
-        partition=int(name["partition"]) if name else 0,
-        offset=int(name["offset"]) if name else 0,
-        layout=layout,
-        schema_segment=segment,
+        event_type=folder.event_type,
+        hour=folder.hour,
+        partition=int(file["partition"]) if file else 0,
+        offset=int(file["offset"]) if file else 0,
+        layout=_layout(folder, name) if file else "other",
+        schema_segment=folder.schema_segment,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """What the segments before a file's name tell."""
+
+    event_type: str
+    hour: datetime
+    schema_segment: str
+    layout: Layout
+    """As far as the file's name does not tell more."""
+
+
+@lru_cache(4096)
+def _folder(path: str) -> _Folder:
+    segments = path.split("/")
+    event_type = _value(segments, _EVENT_SEGMENT)
+    if not EVENT_TYPE.fullmatch(event_type):
+        raise ForeignKeyError("what follows event_type= is no event type")
+    hour = _hour(_value(segments, _DATE_SEGMENT))
+    at = next(n for n, one in enumerate(segments) if one.startswith(_DATE_SEGMENT))
+    segment = segments[at + 1] if len(segments) > at + 1 else ""
+    layout: Layout = "other"
+    if len(segments) > at + 2:  # Braze writes two segments after the hour
+        if re.fullmatch(r"version=\d+", segment):
+            layout = "new"
+        elif segment.isdecimal():
+            layout = "old"
+    return _Folder(event_type, hour, segment, layout)
 
 
 def path_of(url: str) -> str:
@@ -112,18 +140,8 @@ def hour_prefix(folder: str, hour: datetime) -> str:
     return f"{folder.rstrip('/')}/{_DATE_SEGMENT}{hour.strftime(_HOUR)}"
 
 
-def _layout(segments: list[str]) -> tuple[Layout, str]:
-    """Tell the layout and its schema segment from what stands after ``date=``."""
-    at = next(n for n, one in enumerate(segments) if one.startswith(_DATE_SEGMENT))
-    if len(segments) < at + 4 or not _FILE.fullmatch(segments[-1]):
-        return "other", segments[at + 1] if len(segments) > at + 2 else ""
-    segment = segments[at + 1]
-    if re.fullmatch(r"version=\d+", segment):
-        return "new", segment
-    if not segment.isdecimal():
-        return "other", segment
-    cluster = re.match(r"dataexport\.[^.]+\.integration\.", segments[-1])
-    return ("2017" if cluster else "old"), segment
+def _layout(folder: _Folder, name: str) -> Layout:
+    return "2017" if folder.layout == "old" and _OLDEST.match(name) else folder.layout
 
 
 def _value(segments: list[str], name: str) -> str:
@@ -133,7 +151,6 @@ def _value(segments: list[str], name: str) -> str:
     raise ForeignKeyError(f"the key has no {name} segment")
 
 
-@lru_cache(4096)
 def _hour(text: str) -> datetime:
     try:
         return datetime.strptime(text, _HOUR).replace(tzinfo=UTC)

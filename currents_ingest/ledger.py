@@ -184,14 +184,14 @@ class Ledger:
     def publish(self, entry: Entry, staged: set[str]) -> None:
         """Copy staged outputs to their final keys, then remove them from staging."""
         waiting = [output for output in entry.outputs if output.staged in staged]
-        for output in waiting:
-            try:
-                if output.also:
-                    self.store.copy(output.staged, output.also)
-                self.store.copy(output.staged, output.key)
-            except NotThereError:  # someone else has just finished it
-                if self.store.stat(output.key) is None:
-                    raise FatalError(_lost(entry, output.key)) from None
+        extra = [(one.staged, one.also) for one in waiting if one.also]
+        pairs = [*extra, *((one.staged, one.key) for one in waiting)]
+        for (_, key), error in zip(pairs, self.store.copy_many(pairs), strict=True):
+            if isinstance(error, NotThereError):  # someone else has just finished it
+                if self.store.stat(key) is None:
+                    raise FatalError(_lost(entry, key)) from None
+            elif error:
+                raise error
         self.store.delete(output.staged for output in waiting)
 
     def fold(self, run: str, now: datetime) -> bool:

@@ -2,88 +2,46 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections import Counter, deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from contextvars import copy_context
-from dataclasses import dataclass, field
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice, takewhile
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from currents_ingest import batch, dedupe, merging
-from currents_ingest.batch import Turn
-from currents_ingest.errors import CurrentsError, LedgerConflictError
+from currents_ingest import batch, merging, reading
+from currents_ingest.batch import Done
+from currents_ingest.errors import CurrentsError, LedgerConflictError, WorkLostError
 from currents_ingest.ledger import STAGING
 from currents_ingest.manifest import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from currents_ingest.batch import Done
-    from currents_ingest.config import Limits, Settings
+    from currents_ingest.batch import About, Index
+    from currents_ingest.config import Settings
+    from currents_ingest.contracts import Contract
     from currents_ingest.discover import Found
+    from currents_ingest.engine import Engine, Pending
     from currents_ingest.lease import Lease
     from currents_ingest.ledger import Ledger
     from currents_ingest.manifest import Delivery
-    from currents_ingest.reading import Job
+    from currents_ingest.reading import Job, Read
     from currents_ingest.store import Store
 
 log = structlog.get_logger()
 
-WORKERS = min(4, (os.cpu_count() or 2) + 1)
-"""Batches in work at once: one more than cores, for fetching waits on the network."""
-DEPTH = 4 * WORKERS
-"""Batches handed to the workers ahead of the one to be accepted next."""
+AHEAD = 4
+"""Batches that may be done while one before them is not, for each in work."""
 MAX_PER_ENTRY = 200
 COMMIT_EVERY = 5.0
 """Seconds of work that a commit gathers: what a crash may cost."""
-_BASE_MEMORY = 220 * 10**6
-"""What the process takes before any data: interpreter, Polars, obstore, boto3."""
-_EXPANSION = 10
-"""Peak memory of a batch in work, per byte of its files; measured, see
-docs/performance.md."""
-
-
-def max_bytes_in_work(limits: Limits) -> int:
-    """Return how many bytes of files may be in work under limits.memory."""
-    return max(0, limits.memory - _BASE_MEMORY) // _EXPANSION
-
-
-class Budget:
-    """Bytes that may be in work at once; batches get theirs in the order planned."""
-
-    def __init__(self, size: int) -> None:
-        self._free = self._size = size
-        self._next = 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def take(self, turn: int, wanted: int) -> Iterator[None]:
-        """Hold *wanted* bytes, or all there are if that is less, for the block.
-
-        Args:
-            turn: 0, 1, 2, ... in the order planned. A batch waits for what earlier
-                ones deliver, so a later one must not hold what they need.
-            wanted: Bytes.
-        """
-        share = min(wanted, self._size)
-        with self._changed:
-            self._changed.wait_for(lambda: self._next == turn and self._free >= share)
-            self._next += 1
-            self._free -= share
-            self._changed.notify_all()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += share
-                self._changed.notify_all()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,26 +52,37 @@ class Committed:
     unread: tuple[tuple[str, CurrentsError], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _InWork:
-    """A batch on a worker."""
+@dataclass(slots=True, kw_only=True)
+class _Open:
+    """A batch that is not committed, step by step."""
 
+    name: str
     found: Found
-    turn: Turn
-    future: Future[Done]
+    job: Job
+    size: int
+    """Bytes of its files."""
+    read: Pending[Read] | None
+    """Let go of as soon as the next steps have it."""
+    about: Pending[About]
+    index: Pending[Index] | None = None
+    written: Pending[Done] | None = None
+
+    def done(self) -> bool:
+        return self.written is not None and self.written.done()
 
 
 @dataclass(slots=True, kw_only=True)
 class Run:
     """One run over new files, in order, several batches at a time.
 
-    A batch knows which ids earlier ones of its event type deliver: from the index if
-    they are published, else from the batches themselves, for which it waits.
+    A batch is held against the ids that earlier ones of its event type deliver: those
+    in the index if they are committed, else those that the batches themselves tell.
     """
 
     source: Store
     ledger: Ledger
     settings: Settings
+    engine: Engine
     token: str
     attempt: int
     """How often this run planned anew; keeps staging keys apart."""
@@ -122,8 +91,14 @@ class Run:
     stop: Callable[[], bool]
     stopped: bool = False
     """It was asked to stop before everything was done."""
-    _open: deque[_InWork] = field(default_factory=deque)
-    """Batches whose ids the index does not show yet, in order."""
+    _open: deque[_Open] = field(default_factory=deque)
+    """In order."""
+    _next: Found | None = None
+    """There is no room for it yet."""
+    _ended: SimpleQueue[object] = field(default_factory=SimpleQueue)
+    """Steps that came to an end."""
+    _told: set[str] = field(default_factory=set)
+    """Tokens of the indexes of committed batches."""
     _planned: int = 0
     _commits: int = 0
 
@@ -133,94 +108,121 @@ class Run:
         Raises:
             LedgerConflictError: Another run committed first. What is done is done;
                 the rest has to be planned anew.
+            WorkLostError: The same, for a step had to be done again.
             LeaseLostError: We may not be alone any more.
         """
         incoming = iter(found)
-        budget = Budget(max_bytes_in_work(self.settings.limits))
-        with ThreadPoolExecutor(WORKERS, thread_name_prefix="batch") as pool:
-            try:
-                since, ready, size = time.monotonic(), 0, 0
-                while self._fill(ready, incoming, pool, budget):
-                    done = self._open[ready].future.result()
-                    ready += 1
-                    size += sum(len(part.body) for part in done.parts)
-                    late = time.monotonic() - since > COMMIT_EVERY
-                    if late or ready == MAX_PER_ENTRY or size > merging.AT_ONCE:
-                        yield self._commit(ready)
-                        since, ready, size = time.monotonic(), 0, 0
-                if ready:
-                    yield self._commit(ready)
-            finally:
-                self._clear()
+        since = time.monotonic()
+        try:
+            while True:
+                ready = [*takewhile(_Open.done, self._open)]
+                self._fill(incoming, len(ready))
+                if not self._open:
+                    return
+                self._go_on()
+                late = time.monotonic() - since > COMMIT_EVERY
+                if ready and (late or self._enough(ready)):
+                    yield self._commit(len(ready))
+                    since = time.monotonic()
+                elif len(ready) < len(self._open):
+                    self._ended.get()
+        finally:
+            self._clear()
 
-    def _fill(
-        self,
-        ready: int,
-        incoming: Iterator[Found],
-        pool: ThreadPoolExecutor,
-        budget: Budget,
-    ) -> bool:
-        """Keep the workers busy; False when there is nothing left to wait for."""
+    def _enough(self, ready: list[_Open]) -> bool:
+        """Tell whether there is no use in waiting for more to commit."""
+        done = [one.written.result() for one in ready if one.written]
+        size = sum(len(part.body) for each in done for part in each.parts)
+        whole = len(ready) == len(self._open)
+        return whole or len(ready) >= MAX_PER_ENTRY or size > merging.AT_ONCE
+
+    def _fill(self, incoming: Iterator[Found], ready: int) -> None:
+        """Keep the engine busy."""
         if self.lease:
             self.lease.check()
-        while len(self._open) - ready < DEPTH and not self.stopped:
-            if (found := next(incoming, None)) is None:
-                break
-            if self.stop():
-                self.stopped = True  # what was found is found again by the next run
-                break
-            self._open.append(self._submit(found, pool, budget))
-        return len(self._open) > ready
+        in_work = [one.size for one in self._open if not one.done()]
+        room, size = self.engine.at_once, sum(in_work)
+        ahead = (1 + AHEAD) * room
+        while len(in_work) < room and len(self._open) - ready < ahead:
+            if self._next is None and not self.stopped:
+                self._next = next(incoming, None)
+                if self._next and self.stop():
+                    self.stopped = True  # what was found is found again the next time
+                    self._next = None
+            if self._next is None:
+                return
+            more = sum(file.listed.size for file in self._next.files)
+            if in_work and size + more > self.engine.bytes_at_once:
+                return
+            self._submit(self._next, more)
+            self._next = None
+            in_work.append(more)
+            size += more
 
-    def _submit(
-        self, found: Found, pool: ThreadPoolExecutor, budget: Budget
-    ) -> _InWork:
+    def _submit(self, found: Found, size: int) -> None:
         job = self.make_job(found)
-        earlier = [
-            one.turn for one in self._open if one.found.event_type == job.event_type
-        ]
-        own, number = Turn(), self._planned
-        name = f"{self.attempt}-{number:06}"
+        if job.contract is None:
+            job = replace(job, contract=self._adopted(job.event_type))
+        name = f"{self.attempt}-{self._planned:06}"
         self._planned += 1
+        with bound_contextvars(batch=name):
+            read = self.engine.submit(reading.read, job, self.source)
+            about = self.engine.submit(batch.about, read)
+        about.add_done_callback(self._ended.put)
+        self._open.append(
+            _Open(name=name, found=found, job=job, size=size, read=read, about=about)
+        )
 
-        def work() -> Done:
-            try:
-                with budget.take(number, sum(file.listed.size for file in job.files)):
-                    done = batch.work(
-                        job,
-                        self.source,
-                        self.ledger.store,
-                        f"{STAGING}/{self.token}/{name}",
-                        self._history(job),
-                        earlier,
-                        own,
-                    )
-                _report_batch(job, done)
-                return done
-            finally:
-                own.tell(None, dedupe.NOTHING)
+    def _adopted(self, event_type: str) -> Contract | None:
+        """Return what the first batch in work of an unknown event type makes of it."""
+        same = (one for one in self._open if one.job.event_type == event_type)
+        contracts = (one.about.result().contract for one in same)
+        return next(filter(None, contracts), None)
 
-        with bound_contextvars(batch=name):  # a thread of the pool inherits nothing
-            context = copy_context()
-        return _InWork(found, own, pool.submit(context.run, work))
+    def _go_on(self) -> None:
+        """Do the next steps of batches whose rows' hours are known, in order."""
+        earlier: dict[str, list[Pending[Index]]] = {}
+        blocked: set[str] = set()
+        for one in self._open:
+            kind = one.job.event_type
+            if one.index is None and kind not in blocked and one.about.done():
+                self._deduplicate(one, earlier.get(kind, ()))
+            if one.index is None:
+                blocked.add(kind)
+            else:
+                earlier.setdefault(kind, []).append(one.index)
 
-    def _history(self, job: Job) -> Callable[[Sequence[int]], Sequence[str]]:
-        """Look up the index objects within the horizon of the batch's queued hours."""
+    def _deduplicate(self, one: _Open, earlier: Sequence[Pending[Index]]) -> None:
+        feeds, submit = self.ledger.store, self.engine.submit
+        objects = self._history(one.job, one.about.result().hours)
+        with bound_contextvars(batch=one.name):
+            kept = submit(batch.keep, one.read, feeds, objects, *earlier)
+            one.index = submit(batch.delivered, kept)
+            prefix = f"{STAGING}/{self.token}/{one.name}"
+            one.written = submit(batch.write, one.job, kept, feeds, prefix)
+        one.read = None
+        one.written.add_done_callback(self._ended.put)
+
+    def _history(self, job: Job, hours: Sequence[int]) -> Sequence[str]:
+        """Return index objects that may hold these event hours' ids.
+
+        Only those within the horizon of the batch's queued hours.
+        """
         horizon = self.settings.feeds.dedupe_horizon
         queued = [file.key.hour for file in job.files] or [job.planned_at]
         since, until = min(queued) - horizon, max(queued) + horizon
         first, last = (int(time_.timestamp()) // 86400 for time_ in (since, until))
-
-        def objects(hours: Sequence[int]) -> Sequence[str]:
-            self.ledger.need("hours", range(first, last + 1))
-            return self.ledger.cache.index_objects(job.event_type, hours, since, until)
-
-        return objects
+        self.ledger.need("hours", range(first, last + 1))
+        return self.ledger.cache.index_objects(job.event_type, hours, since, until)
 
     def _commit(self, ready: int) -> Committed:
         """Commit the first so many batches."""
-        batches = [self._open.popleft() for _ in range(ready)]
-        done = [one.future.result() for one in batches]
+        batches = [*islice(self._open, ready)]
+        done = [one.written.result() for one in batches if one.written]
+        self._check(done)
+        for one, each in zip(batches, done, strict=True):
+            _report_batch(one.name, one.job, each)
+            self._open.popleft()
         deliveries = self._merged(done)
         unread = tuple(pair for each in done for pair in each.read.unread)
         draft = self._draft(batches, done, deliveries)
@@ -237,6 +239,16 @@ class Run:
         _report(entry)
         return Committed(entry=entry, unread=unread)
 
+    def _check(self, done: Sequence[Done]) -> None:
+        """See that each batch was held against what the ones before it deliver.
+
+        An engine that lost an index makes it again, and that may hold other ids.
+        """
+        for each in done:
+            if not self._told.issuperset(each.after):
+                raise WorkLostError
+            self._told.add(each.kept)
+
     def _merged(self, done: list[Done]) -> list[Delivery]:
         """Make objects of what the batches gave to unified feeds in small parts."""
         parts = [part for each in done for part in each.parts]
@@ -245,7 +257,7 @@ class Run:
         return list(merging.merge(parts, self.ledger.store, prefix, datetime.now(UTC)))
 
     def _draft(
-        self, batches: list[_InWork], done: list[Done], deliveries: list[Delivery]
+        self, batches: list[_Open], done: list[Done], deliveries: list[Delivery]
     ) -> Entry:
         cache = self.ledger.cache
         manifests = [each.manifest for each in done if each.manifest]
@@ -287,8 +299,14 @@ class Run:
     def _clear(self) -> None:
         """End batches that will not be committed, and remove what they staged."""
         for one in self._open:
-            if not one.future.cancel() and not one.future.exception():
-                self._unstage([one.future.result()])
+            for step in (one.written, one.about):
+                if step:
+                    step.cancel()
+        for one in self._open:
+            for step in (one.about, one.written):
+                with suppress(CancelledError, Exception):
+                    if step and isinstance(done := step.result(), Done):
+                        self._unstage([done])
         self._open.clear()
 
     def _unstage(self, done: list[Done], deliveries: Sequence[Delivery] = ()) -> None:
@@ -298,10 +316,11 @@ class Run:
                 self.ledger.store.delete(one.staged for one in each.manifest.outputs)
 
 
-def _report_batch(job: Job, done: Done) -> None:
+def _report_batch(name: str, job: Job, done: Done) -> None:
     made = done.manifest
     log.info(
         "batch done",
+        batch=name,
         event_type=job.event_type,
         files=len(job.files),
         rows=made.rows_out if made else 0,

@@ -1,15 +1,15 @@
-"""A progress bar of files, bytes and rows, with the time left."""
+"""What a load has done so far: files, rows, bytes and their pace."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
 from rich.progress import (
-    BarColumn,
-    DownloadColumn,
+    FileSizeColumn,
     Progress,
+    SpinnerColumn,
     TextColumn,
-    TimeRemainingColumn,
+    TimeElapsedColumn,
     TransferSpeedColumn,
 )
 
@@ -22,19 +22,23 @@ if TYPE_CHECKING:
 
 
 class Bar:
-    """Grows with each commit."""
+    """Grows with each commit.
 
-    def __init__(self, console: Console, files: int, size: int) -> None:
-        self._files, self._done, self._rows = files, 0, 0
+    It knows no end: to list a large bucket only to count it takes as long as a part of
+    the load, and ``--dry-run`` does it for who wants to know.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._done, self._rows = 0, 0
         self._progress = Progress(
+            SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
+            FileSizeColumn(),
             TransferSpeedColumn(),
-            TimeRemainingColumn(),
+            TimeElapsedColumn(),
             console=console,
         )
-        self._task = self._progress.add_task(self._text(), total=size)
+        self._task = self._progress.add_task(self._text(), total=None)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -59,4 +63,4 @@ class Bar:
         self._progress.update(self._task, advance=size, description=self._text())
 
     def _text(self) -> str:
-        return f"{self._done:,} of {self._files:,} files, {self._rows:,} rows"
+        return f"{self._done:,} files, {self._rows:,} rows"

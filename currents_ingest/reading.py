@@ -24,14 +24,14 @@ from currents_ingest.errors import (
 from currents_ingest.manifest import Drift, FileId, Input, SetAside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from currents_ingest.avro import Container
     from currents_ingest.keys import CurrentsKey
     from currents_ingest.privacy import Choice
     from currents_ingest.schemas import WriterSchema
-    from currents_ingest.store import Store, StoredObject
+    from currents_ingest.store import Buffer, Store, StoredObject
     from currents_ingest.unified import UnifiedContract
     from currents_ingest.unify import Decided
 
@@ -60,8 +60,8 @@ class Job:
     files: tuple[SourceFile, ...]
     planned_at: datetime
     contract: Contract | None
-    """The feed's pinned contract, or what the registry makes of the event type; None
-    if neither knows it."""
+    """The feed's pinned contract, or what the registry or an earlier batch makes of the
+    event type; None if nobody knows it: then it is made of the first schema read."""
     registered: tuple[WriterSchema, ...]
     """The event type's versions in the registry, oldest first."""
     seen: tuple[WriterSchema, ...]
@@ -147,17 +147,15 @@ class _Sorting:
         )
 
 
-def read(job: Job, source: Store, adopted: Callable[[], Contract | None]) -> Read:
+def read(job: Job, source: Store) -> Read:
     """Read a job's files.
 
     Args:
         job: The batch.
         source: Where its files are.
-        adopted: Gives the contract that an earlier batch of an event type without a
-            shipped contract uses; it may wait for that batch.
     """
     files = _fetch(job, source)
-    contract = job.contract or adopted() or _first_contract(job.event_type, files)
+    contract = job.contract or _first_contract(job.event_type, files)
     if contract is None:
         for group in _by_schema(files.read):
             _refuse(files, group, judge(group[0].container.schema, None, ()))
@@ -184,7 +182,7 @@ def _fetch(job: Job, source: Store) -> _Sorting:
             files.put_aside(file, too_large(file.listed.size, job.max_bytes))
     bodies = source.read([file.listed for file in fitting])
     for file, body in zip(fitting, bodies, strict=True):
-        if isinstance(body, bytes):
+        if not isinstance(body, CurrentsError):
             _walk(files, file, body)
         elif job.asked_for and isinstance(body, NotThereError):
             files.put_aside(file, "the object is no longer in the bucket")
@@ -193,9 +191,9 @@ def _fetch(job: Job, source: Store) -> _Sorting:
     return files
 
 
-def _walk(files: _Sorting, file: SourceFile, body: bytes) -> None:
+def _walk(files: _Sorting, file: SourceFile, body: Buffer) -> None:
     try:
-        container = avro.walk(body)
+        container = avro.walk(memoryview(body))
     except CorruptObjectError as error:
         files.put_aside(file, str(error))
         return

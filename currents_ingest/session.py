@@ -15,16 +15,18 @@ from structlog.contextvars import bound_contextvars
 
 from currents_ingest import discover, lease, memory
 from currents_ingest.amperity_api import Client
+from currents_ingest.engine import Threads
 from currents_ingest.errors import LedgerConflictError
 from currents_ingest.ledger import Ledger
-from currents_ingest.pipeline import WORKERS, Run, max_bytes_in_work
+from currents_ingest.pipeline import Run
 from currents_ingest.selection import in_force, select
 from currents_ingest.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from currents_ingest.config import Settings
+    from currents_ingest.config import Limits, Settings
+    from currents_ingest.engine import Engine
     from currents_ingest.lease import Lease
     from currents_ingest.manifest import Entry
     from currents_ingest.selection import Selection
@@ -47,11 +49,7 @@ class Session:
     selection: Selection
     lease: Lease | None
     token: str
-
-    @property
-    def max_bytes(self) -> int:
-        """Return how many bytes of files may be in work at once."""
-        return max_bytes_in_work(self.settings.limits)
+    engine: Engine
 
     def run(self, attempt: int, stop: Callable[[], bool]) -> Run:
         """Return a run over new files; *attempt* counts how often it planned anew.
@@ -64,6 +62,7 @@ class Session:
             source=self.source,
             ledger=self.ledger,
             settings=self.settings,
+            engine=self.engine,
             token=self.token,
             attempt=attempt,
             lease=self.lease,
@@ -73,7 +72,7 @@ class Session:
                 self.selection,
                 pinned,
                 datetime.now(UTC),
-                self.max_bytes,
+                self.engine.bytes_at_once,
             ),
             stop=stop,
         )
@@ -98,8 +97,14 @@ class Session:
 
 
 @contextmanager
-def begin(settings: Settings) -> Iterator[Session]:
+def begin(
+    settings: Settings, engine: Callable[[Limits], Engine] = Threads
+) -> Iterator[Session]:
     """Open everything for a run that may write, and hold the lease.
+
+    Args:
+        settings: Where from, where to.
+        engine: Makes the engine for the pure part of batches.
 
     Raises:
         LeaseHeldError: Another run is at work; nothing was done.
@@ -111,7 +116,7 @@ def begin(settings: Settings) -> Iterator[Session]:
     if asked.tenant and (asked.workflow or asked.reconcile):
         Client(asked)  # a token that is not there is told before any work
     token = secrets.token_hex(8)
-    source, feeds = _stores(settings, settings.limits.concurrency // WORKERS)
+    source, feeds = _stores(settings)
     holder = f"{socket.gethostname()}, process {os.getpid()}"
     chosen = select(settings)
     daily = settings.feeds.daily_copy
@@ -126,13 +131,14 @@ def begin(settings: Settings) -> Iterator[Session]:
             ledger.catch_up()
             # With the lease, whoever staged before us is dead or has lost it.
             ledger.sweep(token, timedelta(0) if held else _STAGING_KEPT)
-            yield Session(settings, source, ledger, chosen, held, token)
+            with closing(engine(settings.limits)) as ready:
+                yield Session(settings, source, ledger, chosen, held, token, ready)
 
 
 @contextmanager
 def looking(settings: Settings) -> Iterator[tuple[Store, Ledger]]:
     """Open source and ledger for a look that changes nothing."""
-    source, feeds = _stores(settings, settings.limits.concurrency)
+    source, feeds = _stores(settings)
     with closing(Ledger.look(feeds, settings.ledger.cache)) as ledger:
         yield source, ledger
 
@@ -145,9 +151,9 @@ def looking_at_feeds(settings: Settings) -> Iterator[Ledger]:
         yield ledger
 
 
-def _stores(settings: Settings, concurrency: int) -> tuple[Store, Store]:
-    each = max(1, concurrency)
+def _stores(settings: Settings) -> tuple[Store, Store]:
+    concurrency = settings.limits.concurrency
     return (
-        Store.open(settings.source.url, concurrency=each),
-        Store.open(settings.feeds.url, concurrency=each),
+        Store.open(settings.source.url, concurrency=concurrency),
+        Store.open(settings.feeds.url, concurrency=concurrency),
     )

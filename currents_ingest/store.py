@@ -6,13 +6,12 @@ flight on few threads. Keys are relative to the URL that the store was opened wi
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +19,6 @@ import obstore
 from obstore import exceptions as oe
 from obstore.store import LocalStore, MemoryStore, S3Store
 from tenacity import (
-    AsyncRetrying,
     Retrying,
     retry_if_exception,
     stop_after_attempt,
@@ -38,12 +36,14 @@ from currents_ingest.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from obstore import GetOptions
     from obstore.store import ObjectStore
 
+Buffer = bytes | obstore.Bytes
+"""What was read; memoryview takes both."""
 T = TypeVar("T")
 
 _FINAL = (
@@ -147,14 +147,26 @@ class Store:
             "read", key, lambda: bytes(obstore.get(self._store, key).bytes())
         )
 
-    def read(self, objects: Sequence[StoredObject]) -> list[bytes | CurrentsError]:
+    def read(self, objects: Sequence[StoredObject]) -> list[Buffer | CurrentsError]:
         """Read many objects at once, each exactly as it was listed.
 
         Returns:
             For each object its bytes, or what went wrong with it:
             NotThereError, ChangedError or StoreError.
         """
-        return _awaited(self._read(objects))
+
+        def one(position: int) -> Buffer:
+            listed = objects[position]
+            options: GetOptions = {"if_match": listed.etag} if listed.etag else {}
+            found = obstore.get(self._store, listed.key, options=options or None)
+            if found.meta["size"] != listed.size:
+                raise ChangedError(listed.key)
+            body = found.bytes()
+            if len(body) != listed.size:
+                raise OSError(f"{len(body)} of {listed.size} bytes came")
+            return body
+
+        return self._many([listed.key for listed in objects], one)
 
     def heads(
         self, objects: Sequence[StoredObject], size: int
@@ -165,23 +177,30 @@ class Store:
             objects: Not empty ones, as listed.
             size: How many bytes of each, fewer where there are fewer.
         """
-        return _awaited(self._heads(objects, size))
+
+        def one(position: int) -> bytes:
+            listed = objects[position]
+            end = min(size, listed.size)
+            return bytes(obstore.get_range(self._store, listed.key, start=0, end=end))
+
+        return self._many([listed.key for listed in objects], one)
 
     def gather(self, keys: Sequence[str]) -> list[bytes]:
         """Read many objects at once; raises for the first that cannot be read."""
-        found = _awaited(self._gather(keys))
-        for one in found:
-            if isinstance(one, CurrentsError):
-                raise one
-        return [one for one in found if isinstance(one, bytes)]
+        return list(map(_raising, self._gather(keys)))
 
     def find(self, keys: Sequence[str]) -> list[bytes | None]:
         """Read many objects at once; None for those that are not there."""
-        found = _awaited(self._gather(keys))
-        for one in found:
-            if isinstance(one, CurrentsError) and not isinstance(one, NotThereError):
-                raise one
-        return [one if isinstance(one, bytes) else None for one in found]
+        return [
+            None if isinstance(one, NotThereError) else _raising(one)
+            for one in self._gather(keys)
+        ]
+
+    def _gather(self, keys: Sequence[str]) -> list[bytes | CurrentsError]:
+        def one(position: int) -> bytes:
+            return bytes(obstore.get(self._store, keys[position]).bytes())
+
+        return self._many(keys, one)
 
     def put(self, key: str, body: bytes) -> None:
         """Write an object, replacing what was there."""
@@ -210,6 +229,11 @@ class Store:
         """Copy an object that never changes, on the server's side."""
         self._sync("copy", source, lambda: self._copy(source, target))
 
+    def copy_many(self, pairs: Sequence[tuple[str, str]]) -> list[CurrentsError | None]:
+        """Copy objects at once; say what went wrong with each."""
+        sources = [source for source, _ in pairs]
+        return self._many(sources, lambda at: self._copy(*pairs[at]), "copy")
+
     def _copy(self, source: str, target: str) -> None:
         """Link in a folder, which leaves nothing behind if we are killed meanwhile."""
         if isinstance(self._store, LocalStore):
@@ -225,11 +249,19 @@ class Store:
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects; one that is not there is no error."""
-        for key in keys:
-            try:
-                self._sync("delete", key, partial(obstore.delete, self._store, key))
-            except NotThereError:
-                continue
+        wanted = list(keys)
+        for at in range(0, len(wanted), _PAGE):
+            self._delete(wanted[at : at + _PAGE])
+
+    def _delete(self, keys: list[str]) -> None:
+        remove = partial(obstore.delete, self._store, keys)
+        try:
+            self._sync("delete", keys[0], remove)
+        except NotThereError:  # says nothing of the others
+            half = len(keys) // 2
+            if half:
+                self._delete(keys[:half])
+                self._delete(keys[half:])
 
     def remove_unfinished(self, prefix: str) -> None:
         """Remove what killed processes left of writes to a folder's files.
@@ -283,61 +315,26 @@ class Store:
         for page in pages_by_boto3(self.url, prefix, after):
             yield [StoredObject(**one) for one in page]
 
-    async def _read(
-        self, objects: Sequence[StoredObject]
-    ) -> list[bytes | CurrentsError]:
-        async def one(position: int) -> bytes:
-            listed = objects[position]
-            options: GetOptions = {"if_match": listed.etag} if listed.etag else {}
-            found = await obstore.get_async(
-                self._store, listed.key, options=options or None
-            )
-            if found.meta["size"] != listed.size:
-                raise ChangedError(listed.key)
-            body = bytes(await found.bytes_async())
-            if len(body) != listed.size:
-                raise OSError(f"{len(body)} of {listed.size} bytes came")
-            return body
-
-        return await self._limited([listed.key for listed in objects], one)
-
-    async def _heads(
-        self, objects: Sequence[StoredObject], size: int
-    ) -> list[bytes | CurrentsError]:
-        async def one(position: int) -> bytes:
-            listed = objects[position]
-            end = min(size, listed.size)
-            return bytes(
-                await obstore.get_range_async(self._store, listed.key, start=0, end=end)
-            )
-
-        return await self._limited([listed.key for listed in objects], one)
-
-    async def _gather(self, keys: Sequence[str]) -> list[bytes | CurrentsError]:
-        async def one(position: int) -> bytes:
-            found = await obstore.get_async(self._store, keys[position])
-            return bytes(await found.bytes_async())
-
-        return await self._limited(keys, one)
-
-    async def _limited(
-        self, keys: Sequence[str], read: Callable[[int], Coroutine[Any, Any, bytes]]
-    ) -> list[bytes | CurrentsError]:
-        """Read all, so many at a time, each repeated as often as it may be."""
-        found: list[bytes | CurrentsError] = [b""] * len(keys)
+    def _many(
+        self, keys: Sequence[str], call: Callable[[int], T], action: str = "read"
+    ) -> list[T | CurrentsError]:
+        """Call for each position of *keys*, so many at a time."""
+        found: list[Any] = [None] * len(keys)
         positions = iter(range(len(keys)))
 
-        async def work() -> None:
+        def work() -> None:
             for position in positions:
                 try:
-                    found[position] = await _first_or_repeated(read, position)
+                    found[position] = _first_or_repeated(call, position)
                 except CurrentsError as error:
                     found[position] = error
                 except (oe.BaseError, OSError) as error:
-                    found[position] = self._error("read", keys[position], error)
+                    found[position] = self._error(action, keys[position], error)
 
+        pool = _pool(self._concurrency)
         workers = min(self._concurrency, len(keys))
-        await asyncio.gather(*(work() for _ in range(workers)))
+        for one in [pool.submit(work) for _ in range(workers)]:
+            one.result()
         return found
 
     def _sync(self, action: str, key: str, call: Callable[[], T]) -> T:
@@ -357,14 +354,14 @@ class Store:
         return kind(action, f"{self.url}/{key}", _first_line(error))
 
 
-def _awaited(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end, also where a loop runs already, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
+@cache
+def _pool(size: int) -> ThreadPoolExecutor:
+    """Return threads that all stores share: requests in flight are theirs together.
+
+    A thread that waits for obstore costs less than half of what a coroutine does,
+    whose every answer has to wake the event loop.
+    """
+    return ThreadPoolExecutor(size, thread_name_prefix="request")
 
 
 def _refused(error: BaseException) -> bool:
@@ -377,16 +374,14 @@ def _worth_repeating(error: BaseException) -> bool:
     return ours and not isinstance(error, _FINAL) and not _refused(error)
 
 
-async def _first_or_repeated(
-    read: Callable[[int], Coroutine[Any, Any, bytes]], position: int
-) -> bytes:
+def _first_or_repeated(call: Callable[[int], T], position: int) -> T:
     """Try once without tenacity, which takes more time than the request itself."""
     try:
-        return await read(position)
+        return call(position)
     except Exception as error:
         if not _worth_repeating(error):
             raise
-    return await AsyncRetrying(**_policy())(read, position)
+    return Retrying(**_policy())(call, position)
 
 
 def _policy() -> dict[str, Any]:
@@ -413,6 +408,12 @@ def _listed(meta: Any) -> StoredObject:
 
 def _key(listed: StoredObject) -> str:
     return listed.key
+
+
+def _raising(found: T | CurrentsError) -> T:
+    if isinstance(found, CurrentsError):
+        raise found
+    return found
 
 
 def _first_line(error: BaseException) -> str:

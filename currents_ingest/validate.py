@@ -19,13 +19,13 @@ from currents_ingest.compatibility import Comparison, Verdict, judge
 from currents_ingest.config import Limits, Schemas
 from currents_ingest.contracts import feed_name, raw_contract
 from currents_ingest.deep import Checks, DataReport
+from currents_ingest.engine import max_bytes_in_work
 from currents_ingest.errors import (
     CorruptObjectError,
     ForeignKeyError,
     HeaderCutError,
 )
 from currents_ingest.ledger import Ledger
-from currents_ingest.pipeline import max_bytes_in_work
 from currents_ingest.places import place
 from currents_ingest.registry import event_type_of, open_registry
 from currents_ingest.store import Store

@@ -94,7 +94,7 @@ def test_load_shows_progress_and_dry_run_what_it_would_read(run, source):
     assert "users.messages.email.Open" in dry.stdout
     loaded = run("load", *days)
     assert loaded.returncode == 0
-    assert "1 of 1 files, 2 rows" in loaded.stderr
+    assert "1 files, 2 rows" in loaded.stderr
     assert "1 files, 2 rows in, 2 out" in loaded.stdout
 
 

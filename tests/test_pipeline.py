@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -15,12 +13,11 @@ from uuid import uuid4
 import duckdb
 import fastavro
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from currents_ingest import (
     api,
     config,
+    engine,
     keys,
     pipeline,
     schemas,
@@ -504,7 +501,7 @@ def test_too_many_rejects_hold_their_files_back_and_no_others(place):
 
 def test_a_file_larger_than_memory_allows_says_so(place, monkeypatch):
     source, settings = place
-    monkeypatch.setattr("currents_ingest.session.max_bytes_in_work", lambda _: 100)
+    monkeypatch.setattr("currents_ingest.engine.max_bytes_in_work", lambda _: 100)
     source.put(key(), container(record(), [ROW]))
     (aside,) = api.poll(settings).quarantined
     assert "limits.memory leaves room for 100 at once; raise" in aside.reason
@@ -659,36 +656,14 @@ def test_compressed_files_that_unpack_to_much_take_turns(place):
     assert (found.schemas[0].data.rows, found.troubles) == (4, ())
 
 
-@given(st.lists(st.integers(0, 12), max_size=12), st.integers(1, 10))
-@settings(deadline=None, max_examples=25)
-def test_bytes_in_work_stay_within_the_budget_and_are_given_in_order(wanted, size):
-    budget, lock = pipeline.Budget(size), threading.Lock()
-    held, most, order = [0], [0], []
-
-    def work(turn):
-        share = min(wanted[turn], size)
-        with budget.take(turn, wanted[turn]):
-            with lock:
-                order.append(turn)
-                held[0] += share
-                most[0] = max(most[0], held[0])
-            with lock:
-                held[0] -= share
-
-    with ThreadPoolExecutor(max(1, len(wanted))) as pool:
-        list(pool.map(work, range(len(wanted))))
-    assert most[0] <= size
-    assert sorted(order) == list(range(len(wanted)))
-
-
 def test_less_memory_means_smaller_batches(place, monkeypatch):
     source, settings = place
     for n in range(10):
         source.put(key(offset=n), container(record(), [ROW | {"id": str(n)}]))
     size = len(container(record(), [ROW | {"id": "0"}]))
     monkeypatch.setattr(
-        "currents_ingest.session.max_bytes_in_work",
-        lambda _: 3 * size * pipeline.WORKERS,
+        "currents_ingest.engine.max_bytes_in_work",
+        lambda _: 3 * size * engine.WORKERS,
     )
     assert api.poll(settings).objects == 4
     assert len(opens(settings)) == 10

@@ -1,0 +1,94 @@
+"""Where the pure part of batches runs: an engine is this protocol, and no more.
+
+Steps are plain functions of this package; their arguments and what they return can be
+pickled. They leave no trace but staging objects under keys that no other call uses, so
+an engine may call one again, on another machine, when it has lost what it returned.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from currents_ingest.config import Limits
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+WORKERS = min(4, (os.cpu_count() or 2) + 1)
+"""Batches in work at once: one more than cores, for fetching waits on the network."""
+_BASE_MEMORY = 220 * 10**6
+"""What the process takes before any data: interpreter, Polars, obstore, boto3."""
+_EXPANSION = 10
+"""Peak memory of a batch in work, per byte of its files; measured, see
+docs/performance.md."""
+
+
+class Pending(Protocol[T_co]):
+    """What a step will return."""
+
+    def result(self) -> T_co:
+        """Wait for it; raises what the step raised."""
+
+    def done(self) -> bool:
+        """Tell whether it is there, or never will be."""
+
+    def cancel(self) -> Any:
+        """Give it up if it has not begun."""
+
+    def add_done_callback(self, told: Callable[[Any], Any]) -> Any:
+        """Have *told* called, on any thread, once it is done."""
+
+
+class Engine(Protocol):
+    """Runs steps, each as soon as its arguments are there and there is room."""
+
+    at_once: int
+    """Batches that it keeps in work at once."""
+    bytes_at_once: int
+    """Bytes of files that may be in work at once, all batches together."""
+    bytes_each: int
+    """Bytes of files that a batch may have."""
+
+    def submit(self, work: Callable[..., T], *arguments: Any) -> Pending[T]:
+        """Have a step called; of arguments that are pending it gets the results."""
+
+    def close(self) -> None:
+        """Wait for what is in work, and end."""
+
+
+def max_bytes_in_work(limits: Limits) -> int:
+    """Return how many bytes of files a process may have in work under limits.memory."""
+    return max(0, limits.memory - _BASE_MEMORY) // _EXPANSION
+
+
+class Threads:
+    """The engine of one machine: threads, for the steps are native code."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.at_once = WORKERS
+        self.bytes_at_once = max_bytes_in_work(limits)
+        self.bytes_each = self.bytes_at_once // WORKERS
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="batch")
+
+    def submit(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Have a step called; see Engine.
+
+        Steps begin in the order of their submission, so one that waits for another
+        never waits for itself.
+        """
+
+        def call() -> T:
+            found = (a.result() if isinstance(a, Future) else a for a in arguments)
+            return work(*found)
+
+        return self._pool.submit(copy_context().run, call)
+
+    def close(self) -> None:
+        """Wait for what is in work, and end."""
+        self._pool.shutdown(cancel_futures=True)

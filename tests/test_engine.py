@@ -1,0 +1,152 @@
+"""The order of steps: whatever ends first, everything is delivered once, in order."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from currents_ingest import api, discover, pipeline, session
+from currents_ingest.errors import StoreError
+from currents_ingest.store import Store
+from currents_ingest.verify import verify
+from tests.avro_files import OPEN, container, key, record
+from tests.test_pipeline import ROW, settings_for
+
+CLICK = "users.messages.email.Click"
+
+
+class Shuffled:
+    """An engine that does one step after the other, in an order that it is given."""
+
+    def __init__(self, at_once, bytes_at_once, pick):
+        self.at_once, self.bytes_at_once = at_once, bytes_at_once
+        self.bytes_each = 10**6
+        self.pick = pick
+        self.waiting = []
+        self.sizes = []
+        """Bytes of the batches in work at the beginning of each."""
+        self.in_work = {}
+
+    def submit(self, work, *arguments):
+        made = Driven(self)
+        if work.__name__ == "read":
+            size = sum(file.listed.size for file in arguments[0].files)
+            self.in_work[id(arguments[0])] = size
+            self.sizes.append([*self.in_work.values()])
+        self.waiting.append((made, work, arguments))
+        return made
+
+    def step(self):
+        """Do any one of the steps whose arguments are there."""
+        able = [
+            one
+            for one in self.waiting
+            if all(a.done() for a in one[2] if isinstance(a, Future))
+        ]
+        made, work, arguments = chosen = able[self.pick(len(able))]
+        self.waiting.remove(chosen)
+        values = [a.result() if isinstance(a, Future) else a for a in arguments]
+        try:
+            found = work(*values)
+        except StoreError as error:
+            made.set_exception(error)
+            return
+        if work.__name__ == "write":
+            self.in_work.pop(id(values[0]))
+        made.set_result(found)
+
+    def close(self):
+        pass
+
+
+class Driven(Future):
+    """Whoever waits for it lets the engine go on meanwhile."""
+
+    def __init__(self, engine):
+        super().__init__()
+        self.engine = engine
+
+    def result(self, timeout=None):
+        while not self.done():
+            self.engine.step()
+        return super().result(timeout)
+
+
+class Ended:
+    """The queue of ended steps: to wait for one is to do one."""
+
+    def __init__(self, engine):
+        self.engine = engine
+
+    def put(self, _):
+        pass
+
+    def get(self):
+        self.engine.step()
+
+
+def poll_with(settings, engine, monkeypatch):
+    begin, run = session.begin, session.Session.run
+
+    def driven(self, *arguments):
+        made = run(self, *arguments)
+        made._ended = Ended(engine)  # noqa: SLF001 (to decide what ends next)
+        return made
+
+    monkeypatch.setattr(session.Session, "run", driven)
+    monkeypatch.setattr(api, "begin", lambda given: begin(given, lambda _: engine))
+    return api.poll(settings)
+
+
+batches_of = st.lists(
+    st.tuples(st.sampled_from([OPEN, CLICK]), st.lists(st.integers(0, 9), min_size=1)),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=40)
+@given(batches_of, st.integers(1, 4), st.integers(1, 3), st.randoms())
+def test_in_any_order_of_steps_each_event_is_delivered_once_and_the_first_wins(
+    files, at_once, room, random
+):
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(discover, "MAX_FILES", 1)
+        monkeypatch.setattr(pipeline, "COMMIT_EVERY", random.choice([0.0, 1e9]))
+        root = Path(folder)
+        source = Store.open(str(root / "source"))
+        largest, wanted = 0, {}
+        for offset, (event, numbers) in enumerate(files):
+            body = container(record(event), [ROW | {"id": str(n)} for n in numbers])
+            largest = max(largest, len(body))
+            source.put(key(event, offset=offset), body)
+            for number in numbers:
+                wanted.setdefault((event, str(number)), key(event, offset=offset))
+        chosen = settings_for(root / "source", root / "feeds")
+        engine = Shuffled(at_once, room * largest, random.randrange)
+        outcome = poll_with(chosen, engine, monkeypatch)
+        assert outcome.rows_out == len(wanted)
+        assert delivered(root / "feeds") == wanted
+        assert verify(chosen).differences == ()
+        for sizes in engine.sizes:
+            assert len(sizes) <= at_once
+            assert sum(sizes) <= room * largest
+        assert not list((root / "feeds").glob("_staging/**/*.*"))
+
+
+def delivered(feeds):
+    found = {}
+    for path in feeds.glob("messages_*/**/*.parquet"):
+        rows = pl.read_parquet(path)
+        for kind, id_, file in rows.select(
+            "currents_event_type", "id", "currents_file"
+        ).iter_rows():
+            assert (kind, id_) not in found
+            found[kind, id_] = file
+    return found
