@@ -21,6 +21,7 @@ import structlog
 from currents_ingest import after, discover, joining, quiet
 from currents_ingest.cache_entries import ASIDE
 from currents_ingest.discover import Window
+from currents_ingest.engine import Threads
 from currents_ingest.errors import (
     LedgerConflictError,
     NotThereError,
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import timedelta
 
-    from currents_ingest.config import Settings
+    from currents_ingest.config import Limits, Settings
     from currents_ingest.discover import Found
+    from currents_ingest.engine import Engine
     from currents_ingest.pipeline import Committed
     from currents_ingest.session import Session
 
@@ -162,21 +164,25 @@ def poll(
         return replace(outcome, warnings=trouble + warnings)
 
 
-def load(
+def load(  # noqa: PLR0913 (three of them by name, each rare)
     settings: Settings,
     since: date,
     until: date,
     *,
+    engine: Callable[[Limits], Engine] = Threads,
     stop: Callable[[], bool] = never,
     seen: Callable[[Committed], None] = lambda _: None,
 ) -> Outcome:
     """Ingest the files queued from *since* to before *until*, in UTC days.
 
-    What is done already is passed over, so a load that ended early goes on. Arguments
-    and errors are those of poll.
+    What is done already is passed over, so a load that ended early goes on. *engine*
+    makes what the work runs on; other arguments and errors are those of poll.
+
+    Raises:
+        EngineError: The cluster was lost; what was committed stays.
     """
     hours = _window(since, until)
-    with begin(settings) as session:
+    with begin(settings, engine) as session:
         outcome = _ingest(session, settings.source.events, lambda _: hours, stop, seen)
         session.ledger.fold(session.token, datetime.now(UTC))
         warnings = after.follow_up(session, datetime.now(UTC), compare=False)

@@ -50,6 +50,10 @@ class Index:
     be gone by then."""
     ids: pl.DataFrame
 
+    def __sizeof__(self) -> int:
+        """Bytes of the ids; see Read."""
+        return int(self.ids.estimated_size())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
@@ -62,6 +66,10 @@ class Kept:
     duplicates: int
     after: tuple[str, ...]
     """Tokens of the earlier batches' indexes that it was held against."""
+
+    def __sizeof__(self) -> int:
+        """Bytes of the rows; see Read."""
+        return int(self.rows.estimated_size())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,9 @@ import logging
 import os
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
 
 import structlog
 import typer
@@ -55,6 +56,12 @@ from currents_ingest.output import (
     show_survey,
     show_verified,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from currents_ingest.config import Limits
+    from currents_ingest.engine import Engine
 
 # Heavy modules (Polars, boto3) are imported by the commands that need them, so that
 # --help answers at once.
@@ -172,6 +179,10 @@ def load(
     until: Annotated[str, typer.Option(help="First UTC day that is left out.")],
     config: ConfigOption = None,
     dry_run: Annotated[bool, typer.Option(help="Only say what would be read.")] = False,
+    engine: Annotated[str, typer.Option(help="threads, or dask.")] = "threads",
+    scheduler: Annotated[
+        str, typer.Option(help="Dask's; left out: a cluster on this machine.")
+    ] = "",
     json_: JsonOption = False,
     strict: StrictOption = False,
 ) -> None:
@@ -181,6 +192,7 @@ def load(
 
     settings = settings_of(config)
     first, last = checked(day, since), checked(day, until)
+    chosen = _engine(engine, scheduler)
     if dry_run:
         ahead = api.survey(settings, first, last)
         if json_:
@@ -189,8 +201,28 @@ def load(
             show_survey(ahead)
         return
     with Bar(err) as bar:
-        outcome = api.load(settings, first, last, stop=ended().is_set, seen=bar.advance)
+        outcome = api.load(
+            settings,
+            first,
+            last,
+            engine=chosen,
+            stop=ended().is_set,
+            seen=bar.advance,
+        )
     finish(outcome, json_, strict)
+
+
+def _engine(name: str, scheduler: str) -> Callable[[Limits], Engine]:
+    from currents_ingest.engine import Threads
+
+    if name == "threads" and not scheduler:
+        return Threads
+    if name != "dask":
+        told = f"--engine {name} --scheduler {scheduler!r}: dask has a scheduler"
+        raise SettingsError((f"{told}, threads has none, and there is no other",))
+    from currents_ingest.dask_engine import Dask
+
+    return partial(Dask, address=scheduler)
 
 
 @app.command()

@@ -48,12 +48,21 @@ class Pending(Protocol[T_co]):
 class Engine(Protocol):
     """Runs steps, each as soon as its arguments are there and there is room."""
 
-    at_once: int
-    """Batches that it keeps in work at once."""
-    bytes_at_once: int
-    """Bytes of files that may be in work at once, all batches together."""
-    bytes_each: int
-    """Bytes of files that a batch may have."""
+    @property
+    def at_once(self) -> int:
+        """Return how many batches to keep in work."""
+
+    @property
+    def bytes_at_once(self) -> int:
+        """Return how many bytes of files may be in work, all batches together."""
+
+    @property
+    def bytes_each(self) -> int:
+        """Return how many bytes of files a batch may have."""
+
+    @property
+    def largest(self) -> int:
+        """Return how many bytes a single file may have."""
 
     def submit(self, work: Callable[..., T], *arguments: Any) -> Pending[T]:
         """Have a step called; of arguments that are pending it gets the results."""
@@ -72,7 +81,7 @@ class Threads:
 
     def __init__(self, limits: Limits) -> None:
         self.at_once = WORKERS
-        self.bytes_at_once = max_bytes_in_work(limits)
+        self.bytes_at_once = self.largest = max_bytes_in_work(limits)
         self.bytes_each = self.bytes_at_once // WORKERS
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="batch")
 

@@ -274,6 +274,20 @@ class LedgerConflictError(RetryableError):
         )
 
 
+class EngineError(RetryableError):
+    """The cluster that does the work cannot do it."""
+
+    def __init__(self, action: str, cause: str) -> None:
+        super().__init__(action, cause)
+        self.action, self.cause = action, cause
+
+    def __str__(self) -> str:
+        return (
+            f"could not {self.action}: {self.cause}. What was committed stays, nothing "
+            "else counts; mend the cluster, then run the same command again."
+        )
+
+
 class WorkLostError(RetryableError):
     """A step was done again, and what was held against its first result is stale."""
 

@@ -72,7 +72,7 @@ class Session:
                 self.selection,
                 pinned,
                 datetime.now(UTC),
-                self.engine.bytes_at_once,
+                self.engine.largest,
             ),
             stop=stop,
         )

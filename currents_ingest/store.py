@@ -93,6 +93,12 @@ class Store:
         self._concurrency = concurrency
         self._sorted = not isinstance(store, LocalStore | MemoryStore)
 
+    def __reduce__(self) -> tuple[Callable[..., Store], tuple[str, int]]:
+        """Cross to another process by URL; it opens the store with its own rights."""
+        store = self._store
+        url = str(store.prefix) if isinstance(store, LocalStore) else self.url
+        return _opened, (url, self._concurrency)
+
     @staticmethod
     def open(url: str, *, concurrency: int = 128) -> Store:
         """Open a folder by URL or path; touches nothing yet.
@@ -352,6 +358,11 @@ class Store:
             return ChangedError(key)
         kind = RefusedError if _refused(error) else StoreError
         return kind(action, f"{self.url}/{key}", _first_line(error))
+
+
+@cache
+def _opened(url: str, concurrency: int) -> Store:
+    return Store.open(url, concurrency=concurrency)
 
 
 @cache
