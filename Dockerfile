@@ -1,6 +1,9 @@
 # The service:  docker build -t currents-ingest .
 # For Lambda:   docker build -t currents-ingest-lambda --target lambda .
-# docs/deploy.md says how each is run.
+# For a Dask cluster:  docker build -t currents-ingest-dask --build-arg ENGINE=dask .
+# docs/deploy.md and docs/scale.md say how each is run.
+
+ARG ENGINE=threads
 
 FROM python:3.12-slim AS build
 WORKDIR /src
@@ -17,6 +20,14 @@ RUN /opt/currents/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation -w
 FROM build AS build-lambda
 COPY deploy/lambda/requirements.txt lambda.txt
 RUN /opt/currents/bin/pip install --no-cache-dir --no-deps --require-hashes --only-binary :all: -r lambda.txt
+
+FROM build AS build-threads
+
+FROM build AS build-dask
+COPY deploy/dask/requirements.txt dask.txt
+RUN /opt/currents/bin/pip install --no-cache-dir --no-deps --require-hashes --only-binary :all: -r dask.txt
+
+FROM build-${ENGINE} AS installed
 
 FROM python:3.12-slim AS base
 LABEL org.opencontainers.image.title="currents-ingest" \
@@ -35,7 +46,7 @@ ENTRYPOINT ["python", "-m", "awslambdaric"]
 CMD ["currents_ingest.aws_lambda.handler"]
 
 FROM base AS service
-COPY --from=build /opt/currents /opt/currents
+COPY --from=installed /opt/currents /opt/currents
 # All that is written locally goes to one folder, so the rest may be read-only.
 RUN groupadd --system --gid 10001 currents \
  && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/currents --shell /usr/sbin/nologin currents \

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN = $(BIN)/python -m
 
-.PHONY: demo test check wheel-test campaign campaign-audiences campaign-cohorts fuzz fuzz-exports bench bench-audiences bench-feeds bench-validate screenshots schemas lock clean
+.PHONY: demo test check wheel-test campaign campaign-audiences campaign-cohorts campaign-dask fuzz fuzz-exports bench bench-audiences bench-feeds bench-validate screenshots schemas lock clean
 
 demo: $(VENV)/ready  ## the main job on made-up data
 	$(BIN)/currents-ingest demo
@@ -40,8 +40,16 @@ fuzz: $(VENV)/ready-dev  ## damaged files by the hundred thousand; a quarter of 
 fuzz-exports: $(VENV)/ready-dev  ## damaged exports by the ten thousand; six minutes
 	$(RUN) tests.fuzz_exports --count 20000 --seed 1
 
-bench: $(VENV)/ready-dev  ## speed and memory against a plain script
-	$(RUN) tools.bench
+campaign-dask: $(VENV)/ready-dev  ## coordinators, workers, schedulers killed; ten minutes
+	$(RUN) tests.dask_campaign --kills 60 --seed 1
+
+bench: $(VENV)/ready-dev build/peers/ready  ## against other ways; twenty minutes
+	$(RUN) tools.bench build/peers/bin/python
+
+build/peers/ready: tools/peers/requirements.txt
+	$(PYTHON) -m venv build/peers
+	build/peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	touch $@
 
 bench-validate: $(VENV)/ready-dev  ## validate against fastavro over s3fs; ten minutes
 	$(BIN)/python tools/bench_validate.py
@@ -69,6 +77,8 @@ schemas: $(VENV)/ready-dev
 lock:  ## needs uv
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group build -o requirements.txt
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group build --group test --group dev -o requirements-dev.txt
+	uv pip compile tools/peers/requirements.in --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o tools/peers/requirements.txt
+	echo distributed | uv pip compile - --universal --python-version 3.12 --generate-hashes --no-header --no-annotate -c requirements-dev.txt -o deploy/dask/requirements.txt
 	echo awslambdaric | uv pip compile - --universal --python-version 3.12 --generate-hashes --no-header --no-annotate -c requirements.txt -o deploy/lambda/requirements.txt
 
 clean:

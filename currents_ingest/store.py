@@ -18,13 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import obstore
 from obstore import exceptions as oe
 from obstore.store import LocalStore, MemoryStore, S3Store
-from tenacity import (
-    Retrying,
-    retry_if_exception,
-    stop_after_attempt,
-    wait_random_exponential,
-)
 
+from currents_ingest import repeating
 from currents_ingest.backends import open_backend, pages_by_boto3
 from currents_ingest.errors import (
     AlreadyThereError,
@@ -34,6 +29,7 @@ from currents_ingest.errors import (
     RefusedError,
     StoreError,
 )
+from currents_ingest.repeating import refused, repeated, worth_repeating
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -46,28 +42,6 @@ Buffer = bytes | obstore.Bytes
 """What was read; memoryview takes both."""
 T = TypeVar("T")
 
-_FINAL = (
-    FileNotFoundError,
-    PermissionError,
-    oe.AlreadyExistsError,
-    oe.InvalidPathError,
-    oe.NotFoundError,
-    oe.NotSupportedError,
-    oe.PermissionDeniedError,
-    oe.PreconditionError,
-    oe.UnauthenticatedError,
-)
-"""Answers that asking again does not change."""
-
-_REFUSALS = re.compile(
-    r"status code: 40[13]\b|ExpiredToken|InvalidToken|NoSuchBucket|get_credentials|"
-    r"NoCredentials|TokenRetrieval|UnauthorizedSSOToken"
-)
-"""How refusals read that come as other errors: obstore's of a listing, boto3's."""
-
-# object_store repeats 5xx and refused connections itself, but not a body that breaks
-# off; so every call is repeated here as well, a few times, with growing pauses.
-_ATTEMPTS = 6
 _UNFINISHED = re.compile(r"#\d+$")
 _PAGE = 1000
 """Keys a list request; S3's own limit."""
@@ -112,7 +86,7 @@ class Store:
         try:
             return Store(url, open_backend(url), concurrency)
         except (oe.BaseError, ValueError, OSError) as error:
-            kind = RefusedError if _refused(error) else StoreError
+            kind = RefusedError if refused(error) else StoreError
             raise kind("open", url, _first_line(error)) from error
 
     def listing(
@@ -303,9 +277,9 @@ class Store:
                 yield from self._pages_of_odd_keys(prefix, last)
             except (oe.BaseError, OSError) as error:
                 failures += 1
-                if not self._sorted or not _worth_repeating(error):
+                if not self._sorted or not worth_repeating(error):
                     raise self._error("list", prefix, error) from error
-                if failures == _ATTEMPTS:
+                if failures == repeating.ATTEMPTS:
                     raise self._error("list", prefix, error) from error
                 time.sleep(0.1 * 2**failures)
                 continue
@@ -331,7 +305,7 @@ class Store:
         def work() -> None:
             for position in positions:
                 try:
-                    found[position] = _first_or_repeated(call, position)
+                    found[position] = repeated(partial(call, position))
                 except CurrentsError as error:
                     found[position] = error
                 except (oe.BaseError, OSError) as error:
@@ -345,7 +319,7 @@ class Store:
 
     def _sync(self, action: str, key: str, call: Callable[[], T]) -> T:
         try:
-            return _retrying()(call)
+            return repeated(call)
         except (oe.BaseError, OSError) as error:
             raise self._error(action, key, error) from error
 
@@ -356,7 +330,7 @@ class Store:
             return AlreadyThereError(key)
         if isinstance(error, oe.PreconditionError):
             return ChangedError(key)
-        kind = RefusedError if _refused(error) else StoreError
+        kind = RefusedError if refused(error) else StoreError
         return kind(action, f"{self.url}/{key}", _first_line(error))
 
 
@@ -373,39 +347,6 @@ def _pool(size: int) -> ThreadPoolExecutor:
     whose every answer has to wake the event loop.
     """
     return ThreadPoolExecutor(size, thread_name_prefix="request")
-
-
-def _refused(error: BaseException) -> bool:
-    denied = PermissionError, oe.PermissionDeniedError, oe.UnauthenticatedError
-    return isinstance(error, denied) or bool(_REFUSALS.search(str(error)))
-
-
-def _worth_repeating(error: BaseException) -> bool:
-    ours = isinstance(error, oe.BaseError | OSError)
-    return ours and not isinstance(error, _FINAL) and not _refused(error)
-
-
-def _first_or_repeated(call: Callable[[int], T], position: int) -> T:
-    """Try once without tenacity, which takes more time than the request itself."""
-    try:
-        return call(position)
-    except Exception as error:
-        if not _worth_repeating(error):
-            raise
-    return Retrying(**_policy())(call, position)
-
-
-def _policy() -> dict[str, Any]:
-    return {
-        "retry": retry_if_exception(_worth_repeating),
-        "stop": stop_after_attempt(_ATTEMPTS),
-        "wait": wait_random_exponential(multiplier=0.1, max=5),
-        "reraise": True,
-    }
-
-
-def _retrying() -> Retrying:
-    return Retrying(**_policy())
 
 
 def _listed(meta: Any) -> StoredObject:

@@ -83,11 +83,14 @@ class Cluster:
 
 @contextmanager
 def cluster(
-    folder: Path, workers: int = 2, environment: dict[str, str] | None = None
+    folder: Path,
+    workers: int = 2,
+    environment: dict[str, str] | None = None,
+    threads: int = 2,
 ) -> Iterator[Cluster]:
     """Yield a cluster; whatever of it still runs is killed at the end."""
-    given = {**(environment or os.environ), "PYTHONPATH": ROOT}
-    made = Cluster(folder, given)
+    given = {**os.environ, **(environment or {}), "PYTHONPATH": ROOT}
+    made = Cluster(folder, given, threads)
     try:
         made.start_scheduler()
         for _ in range(workers):

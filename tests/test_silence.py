@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from currents_ingest import api, config, rhythm, silence, store
+from currents_ingest import api, config, rhythm, silence
 from currents_ingest.ledger import Ledger
 from currents_ingest.store import Store
 from tests.avro_files import OPEN
@@ -393,7 +393,7 @@ class Counting:
 def test_a_bucket_that_refuses_is_told_from_braze_that_stopped(
     tmp_path, monkeypatch, answer, source
 ):
-    monkeypatch.setattr(store, "_ATTEMPTS", 1)
+    monkeypatch.setattr("currents_ingest.repeating.ATTEMPTS", 1)
     place = Place(str(tmp_path), tmp_path / "cache.db").remember(opens=Week())
     with refusing(*answer) as endpoint:
         for name, value in s3_environment(endpoint).items():

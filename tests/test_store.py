@@ -6,7 +6,6 @@ from uuid import uuid4
 import boto3
 import pytest
 
-from currents_ingest import store as store_module
 from currents_ingest.errors import (
     AlreadyThereError,
     ChangedError,
@@ -144,7 +143,7 @@ def test_keys_that_are_no_paths_are_listed_with_the_others(s3):
 
 @pytest.mark.usefixtures("s3")
 def test_a_bucket_that_is_not_there_is_said_in_one_line(monkeypatch):
-    monkeypatch.setattr(store_module, "_ATTEMPTS", 1)
+    monkeypatch.setattr("currents_ingest.repeating.ATTEMPTS", 1)
     with pytest.raises(StoreError) as caught:
         list(Store.open("s3://no-such-bucket-here").listing())
     text = str(caught.value)

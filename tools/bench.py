@@ -1,197 +1,329 @@
-"""Speed and memory of a load, against a plain script, in the same minute.
+"""Speed, memory and scale against other ways to do it, all in one run.
 
-Usage: ``python tools/bench.py [--quick]``. Prints a table and keeps the figures in
-``build/bench.json``. The plain script does what most glue code does: fastavro row by
-row, pyarrow to one Parquet file; it neither drops duplicates nor keeps a ledger.
+Usage: ``python -m tools.bench PEERS [--quick]``, where PEERS is a Python with the
+packages of ``tools/peers/requirements.txt``. Every program reads the same made-up email
+events from the same server (``tools/memory_s3.py``) and writes Parquet back to it, in
+turn, so that whatever else the machine does meets all of them. Prints a table, and what
+docs/performance.md asks of it; keeps the figures in ``docs/bench.json`` and draws
+``docs/images/bench.svg``; with ``--quick``, a twentieth of the data, both lie in
+``build``. The exit status is 1 if a program wrote other rows than there are.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
-import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.parquet as pq
 
 from currents_ingest.simulate import Simulation, simulate
+from currents_ingest.store import Store
+from tests.clusters import cluster
+from tools.bench_figures import HEADER, Figure, Goal, Run, about, as_json, draw
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from currents_ingest.simulate import Simulated
 
 ROOT = Path(__file__).parents[1]
-DAY = ["--since", "2026-09-14", "--until", "2026-09-16"]
-_ROW = "{:34} {:7} {:>7} {:>7} {:>7} {:>9} {:>8}"
+CORES = os.cpu_count() or 1
 END = datetime(2026, 9, 15, 12, tzinfo=UTC)
+DAY = ["--since", "2026-09-01", "--until", "2026-09-16"]
+OURS, DASK, LIMIT = "currents-ingest", "currents-ingest, two Dask workers", "the limit"
+PLAIN, POOL = "fastavro and boto3", f"the same, {CORES} processes"
+FUSION, EACH = "DataFusion", "polars-avro, file by file"
+SCRIPTS = {
+    PLAIN: ["fastavro_boto3.py"],
+    POOL: ["fastavro_boto3.py", "--processes", str(CORES)],
+    FUSION: ["datafusion_copy.py"],
+    EACH: ["polars_avro_each.py"],
+    LIMIT: ["limit.py"],
+}
+LARGE, SMALL = "files of 15,000 rows", "files of 100 rows"
+ONCE, TENFOLD = "once the input", "ten times the input"
+TARGET = "out"
+"""Folder that every program writes to; emptied after each."""
 
 
-@dataclass(frozen=True)
-class Work:
-    """A tree to load."""
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What the programs share."""
 
-    name: str
-    simulation: Simulation
-    pairs: int
-    """Runs of each program, in turn."""
+    peers: str
+    """Python of the other programs."""
+    disk: Path
+    environment: dict[str, str]
+    """Of this server's bucket."""
+    share: int
+    """By how much the work is smaller than asked for."""
 
+    def command(self, program: str, source: str) -> list[str]:
+        """Return how to start a program."""
+        if program not in SCRIPTS:
+            return [sys.executable, "-m", "currents_ingest", "load", *DAY]
+        name, *options = SCRIPTS[program]
+        script = str(ROOT / "tools" / "peers" / name)
+        places = f"s3://bench/{source}", f"s3://bench/{TARGET}"
+        return [self.peers, script, *places, *options]
 
-@dataclass(frozen=True)
-class Figure:
-    """One program over one tree: medians."""
+    def run(self, program: str, source: str, rows: int, *more: str) -> Run:
+        """Run a program once, and count what it wrote."""
+        settings = ours(f"s3://bench/{source}", f"s3://bench/{TARGET}", self.disk)
+        found = run(
+            [*self.command(program, source), *more], self.environment | settings
+        )
+        store = Store.open("s3://bench")
+        if (written := parquet_rows(store)) != rows:
+            raise SystemExit(f"{program} wrote {written} rows of {rows}")
+        for page in store.scan(TARGET):
+            store.delete(one.key for one in page)
+        shutil.rmtree(self.disk / "cache", ignore_errors=True)
+        return found
 
-    work: str
-    program: str
-    files: int
-    rows: int
-    seconds: float
-    cpu_seconds: float
-    peak_mb: float
-    rows_per_second: float
-    files_per_second: float
+    def against(
+        self, work: str, source: str, made: Simulated, rounds: Mapping[str, int]
+    ) -> list[Figure]:
+        """Run programs in turn, each as often as asked for."""
+        runs: dict[str, list[Run]] = {program: [] for program in rounds}
+        for number in range(max(rounds.values())):
+            for program, times in rounds.items():
+                if number < times:
+                    runs[program].append(self.run(program, source, made.rows))
+        return told(
+            Figure(
+                work=work,
+                program=program,
+                files=made.files,
+                rows=made.rows,
+                runs=tuple(each),
+            )
+            for program, each in runs.items()
+        )
 
 
 def main() -> int:
-    """Run everything; the exit status is 1 if memory went over its limit."""
+    """Run everything."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the data")
-    share = 10 if parser.parse_args().quick else 1
+    parser.add_argument("peers")
+    parser.add_argument("--quick", action="store_true", help="a twentieth of the data")
+    chosen = parser.parse_args()
+    share = 20 if chosen.quick else 1
+    print(HEADER, flush=True)
     figures: list[Figure] = []
-    with tempfile.TemporaryDirectory(prefix="currents-bench-") as folder:
-        for work in works(share):
-            figures += measure(work, Path(folder))
-        memory = measure_memory(Path(folder), share)
-    report([*figures, memory])
-    return 1 if memory.peak_mb > 1000 else 0
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        for part in (large, small, scale):
+            figures += part(chosen.peers, Path(folder), share)
+    goals = list(asked(figures))
+    for goal in goals:
+        print(goal.told())
+    kept, pictures = ROOT / "docs", ROOT / "docs" / "images"
+    if chosen.quick:
+        kept = pictures = ROOT / "build"
+    kept.mkdir(exist_ok=True)
+    whole = about(ROOT, chosen.peers) | as_json(figures, goals)
+    (kept / "bench.json").write_text(json.dumps(whole, indent=1) + "\n")
+    draw([one for one in figures if one.work in (LARGE, SMALL)], pictures / "bench.svg")
+    return 0
 
 
-def works(share: int) -> list[Work]:
-    """Return the trees: few large files, and many small ones."""
-    opens = ("users.messages.email.Open",)
-    base = Simulation(events=opens, layout="new", end=END, hours=20, redelivered=0.0)
-    large = replace(base, files_per_hour=2, large_files=40, large_rows=15_000)
-    small = replace(base, files_per_hour=500, rows=100)
-    if share > 1:
-        large = replace(large, files_per_hour=1, large_files=20)
-        small = replace(small, files_per_hour=500 // share)
-    return [
-        Work("40 files of 15,000 rows", large, 3),
-        Work("10,000 files of about 100 rows", small, 3),
-    ]
+def large(peers: str, folder: Path, share: int) -> list[Figure]:
+    """Large files, against everything; and on two Dask workers."""
+    tree = replace(EMAIL, hours=60 // share, large_files=60 // share, large_rows=15_000)
+    with bench(peers, folder, share, {"currents": tree}) as (one, made):
+        rounds = {OURS: 3, LIMIT: 3, FUSION: 3, EACH: 2, POOL: 1, PLAIN: 1}
+        figures = one.against(LARGE, "currents", made["currents"], rounds)
+        return [*figures, *on_dask(one, made["currents"])]
 
 
-def measure(work: Work, folder: Path) -> list[Figure]:
-    """Time both programs in turn, each run on fresh feeds."""
-    tree = folder / "tree"
-    made = simulate(str(tree), work.simulation)
-    runs: dict[str, list[tuple[float, float, float]]] = {"ours": [], "plain": []}
-    for number in range(work.pairs):
-        out = folder / f"out-{number}"
-        runs["ours"].append(run(ours(tree, out, "2GB")))
-        plain = [sys.executable, str(ROOT / "tools" / "plain.py")]
-        runs["plain"].append(run([*plain, str(tree / "currents"), str(out)], {}))
-        remove(out)
-    remove(tree)
-    return [
-        figure(work.name, program, made.files, made.rows, found)
-        for program, found in runs.items()
-    ]
+def on_dask(one: Bench, made: Simulated) -> list[Figure]:
+    """Compare two workers of a thread each with the threads of one process.
 
-
-def measure_memory(folder: Path, share: int) -> Figure:
-    """Load 2 GB of Avro of every email event type under a limit of 1 GB."""
-    tree = folder / "tree"
-    events = ("users.messages.email.*",)
-    simulation = Simulation(events=events, end=END, files_per_hour=6, redelivered=0.01)
-    simulation = replace(simulation, large_files=24 // min(share, 8))
-    made = simulate(str(tree), simulation)
-    found = run(ours(tree, folder / "out", "1GB"))
-    size = made.bytes / 10**9
-    return figure(
-        f"{size:.1f} GB, limits.memory = 1GB", "ours", made.files, made.rows, [found]
+    The cluster is there before, as it is where one uses one; its first load, in which
+    the workers import what they need, does not count.
+    """
+    threads, workers = [], []
+    with cluster(one.disk, 2, one.environment, threads=1) as made_of:
+        more = ("--engine", "dask", "--scheduler", made_of.address)
+        one.run(DASK, "currents", made.rows, *more)
+        for _ in range(3):
+            threads.append(one.run(OURS, "currents", made.rows))
+            workers.append(one.run(DASK, "currents", made.rows, *more))
+    return told(
+        Figure(
+            work="on a cluster",
+            program=name,
+            files=made.files,
+            rows=made.rows,
+            runs=tuple(runs),
+        )
+        for name, runs in ((OURS, threads), (DASK, workers))
     )
 
 
+def small(peers: str, folder: Path, share: int) -> list[Figure]:
+    """Small files, against everything."""
+    tree = replace(EMAIL, hours=20, files_per_hour=250 // share, rows=100)
+    with bench(peers, folder, share, {"currents": tree}) as (one, made):
+        rounds = {OURS: 3, LIMIT: 3, FUSION: 2, EACH: 2, POOL: 1, PLAIN: 1}
+        return one.against(SMALL, "currents", made["currents"], rounds)
+
+
+def scale(peers: str, folder: Path, share: int) -> list[Figure]:
+    """Ten times the input, in the same run."""
+    files = 15 if share == 1 else 2
+    once = replace(EMAIL, hours=files, large_files=files, large_rows=15_000)
+    tenfold = replace(once, hours=10 * files, large_files=10 * files, seed=2)
+    trees = {"once": once, "tenfold": tenfold}
+    with bench(peers, folder, share, trees) as (one, made):
+        runs: dict[str, list[Run]] = {"once": [], "tenfold": []}
+        for _ in range(3):
+            for source, each in runs.items():
+                each.append(one.run(OURS, source, made[source].rows))
+        return told(
+            Figure(
+                work=work,
+                program=OURS,
+                files=made[source].files,
+                rows=made[source].rows,
+                runs=tuple(runs[source]),
+            )
+            for work, source in ((ONCE, "once"), (TENFOLD, "tenfold"))
+        )
+
+
+EMAIL = Simulation(
+    events=tuple(
+        f"users.messages.email.{one}" for one in ("Click", "Delivery", "Open", "Send")
+    ),
+    layout="new",
+    end=END,
+    files_per_hour=1,
+    redelivered=0.0,
+)
+
+
+def asked(figures: Sequence[Figure]) -> Iterator[Goal]:
+    """Hold the figures against what is asked for."""
+    found = {(one.work, one.program): one for one in figures}
+
+    def faster(work: str, other: str, least: float, name: str = OURS) -> Goal:
+        ratio = found[work, other].seconds / found[work, name].seconds
+        return Goal(what=f"{work}, times as fast as {other}", found=ratio, least=least)
+
+    yield faster(LARGE, PLAIN, 10)
+    yield faster(LARGE, POOL, 5)
+    yield faster(LARGE, FUSION, 1)
+    yield faster(LARGE, LIMIT, 0.7)
+    yield faster(SMALL, PLAIN, 15)
+    yield faster(SMALL, FUSION, 5)
+    yield faster(SMALL, LIMIT, 0.6)
+    once, tenfold = found[ONCE, OURS], found[TENFOLD, OURS]
+    ratio = tenfold.seconds / once.seconds
+    yield Goal(what=f"{TENFOLD}, times the time", found=ratio, most=10.5)
+    ratio = tenfold.peak_mb / once.peak_mb
+    yield Goal(what=f"{TENFOLD}, times the peak memory", found=ratio, most=1.1)
+    cluster_ = "on a cluster"
+    ratio = found[cluster_, OURS].seconds / found[cluster_, DASK].seconds
+    what = "two Dask workers, times the speed of threads"
+    yield Goal(what=what, found=ratio, least=0.9)
+    peak = found[cluster_, DASK].peak_mb
+    yield Goal(what="MB of memory in the coordinator", found=peak, most=500)
+
+
+def told(figures: Iterator[Figure]) -> list[Figure]:
+    """Print figures as they come."""
+    found = list(figures)
+    for one in found:
+        print(one.told(), flush=True)
+    return found
+
+
+@contextmanager
+def bench(
+    peers: str, folder: Path, share: int, trees: Mapping[str, Simulation]
+) -> Iterator[tuple[Bench, dict[str, Simulated]]]:
+    """Make trees up, serve them from memory, and forget them."""
+    made, below = {}, folder / "trees"
+    for name, simulation in trees.items():
+        made[name] = simulate(str(folder / "made"), simulation)
+        (below / name).parent.mkdir(exist_ok=True)
+        (folder / "made" / "currents").rename(below / name)
+        shutil.rmtree(folder / "made")
+    with served(below) as environment:
+        shutil.rmtree(below)
+        os.environ.update(environment)
+        yield Bench(peers, folder, environment, share), made
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[dict[str, str]]:
+    """Serve a folder as a bucket; yield the variables that lead there."""
+    command = [sys.executable, "-m", "tools.memory_s3", str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as server:
+        try:
+            port = int(server.stdout.readline()) if server.stdout else 0
+            yield {
+                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+                "AWS_ACCESS_KEY_ID": "nobody",
+                "AWS_SECRET_ACCESS_KEY": "nothing",
+                "AWS_DEFAULT_REGION": "us-east-1",
+            }
+        finally:
+            server.terminate()
+
+
+def parquet_rows(store: Store) -> int:
+    """Count the rows of the feed objects, or of what a peer wrote."""
+    keys = [
+        one.key
+        for page in store.listing(TARGET)
+        for one in page
+        if one.key.endswith(".parquet") and not one.key.startswith(f"{TARGET}/_")
+    ]
+    read = (pq.ParquetFile(io.BytesIO(store.get(key))) for key in keys)
+    return sum(one.metadata.num_rows for one in read)
+
+
 def ours(
-    tree: Path, out: Path, memory: str, include: tuple[str, ...] = ("raw",)
-) -> tuple[list[str], dict[str, str]]:
-    """Return the command and its settings."""
-    return [sys.executable, "-m", "currents_ingest", "load", *DAY], {
-        "CURRENTS_SOURCE__URL": str(tree / "currents"),
-        "CURRENTS_FEEDS__URL": str(out / "feeds"),
-        "CURRENTS_FEEDS__INCLUDE": json.dumps(include),
-        "CURRENTS_LEDGER__CACHE": str(out / "cache.db"),
+    source: str, feeds: str, disk: Path, memory: str = "2GB", include: str = '["raw"]'
+) -> dict[str, str]:
+    """Return the settings of a load."""
+    return {
+        "CURRENTS_SOURCE__URL": source,
+        "CURRENTS_FEEDS__URL": feeds,
+        "CURRENTS_FEEDS__INCLUDE": include,
+        "CURRENTS_LEDGER__CACHE": str(disk / "cache" / "cache.db"),
         "CURRENTS_LIMITS__MEMORY": memory,
     }
 
 
-def run(
-    command: list[str] | tuple[list[str], dict[str, str]],
-    settings: dict[str, str] | None = None,
-) -> tuple[float, float, float]:
-    """Run a program; return seconds, CPU seconds and peak memory in MB."""
-    arguments, more = (
-        command if isinstance(command, tuple) else (command, settings or {})
-    )
+def run(command: Sequence[str], settings: Mapping[str, str]) -> Run:
+    """Run a program to its end."""
     started = time.monotonic()
     process = subprocess.Popen(
-        arguments, env=os.environ | more, cwd=ROOT, stdout=-3, stderr=-3
+        command, env={**os.environ, **settings}, cwd=ROOT, stdout=-3, stderr=-3
     )
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"{' '.join(arguments)} ended with {status}")
-    peak = usage.ru_maxrss * 1024 / 10**6
-    return time.monotonic() - started, usage.ru_utime + usage.ru_stime, peak
-
-
-def figure(
-    work: str,
-    program: str,
-    files: int,
-    rows: int,
-    found: list[tuple[float, float, float]],
-) -> Figure:
-    """Take medians over runs."""
-    seconds, cpu, peak = (statistics.median(one[n] for one in found) for n in range(3))
-    return Figure(
-        work, program, files, rows, seconds, cpu, peak, rows / seconds, files / seconds
+        raise SystemExit(f"{' '.join(command)} ended with {status}")
+    return Run(
+        seconds=time.monotonic() - started,
+        cpu_seconds=usage.ru_utime + usage.ru_stime,
+        peak_mb=usage.ru_maxrss * 1024 / 10**6,
     )
-
-
-def report(figures: list[Figure]) -> None:
-    """Print a table, and keep it as JSON."""
-    print(_ROW.format("work", "program", "s", "cpu s", "MB", "rows/s", "files/s"))
-    for one in figures:
-        numbers = one.seconds, one.cpu_seconds, one.peak_mb
-        speeds = one.rows_per_second, one.files_per_second
-        texts = [f"{n:.1f}" for n in numbers] + [f"{n:,.0f}" for n in speeds]
-        print(_ROW.format(one.work, one.program, *texts))
-    by_work: dict[str, dict[str, float]] = {one.work: {} for one in figures}
-    for one in figures:
-        by_work[one.work][one.program] = one.seconds
-    for work, seconds in by_work.items():
-        if "plain" in seconds:
-            print(f"{work}: {seconds['plain'] / seconds['ours']:.1f} times as fast")
-    kept = ROOT / "build" / "bench.json"
-    kept.parent.mkdir(exist_ok=True)
-    packages = ("polars", "polars-avro", "obstore", "fastavro", "pyarrow")
-    about = {
-        "at": datetime.now(UTC).isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-        "figures": [asdict(one) for one in figures],
-    }
-    kept.write_text(json.dumps(about, indent=2) + "\n")
-
-
-def remove(folder: Path) -> None:
-    """Delete a tree."""
-    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

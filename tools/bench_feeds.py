@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import shutil
 import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
 
 from currents_ingest.simulate import Simulation, simulate
-from tools.bench import DAY, END, ROOT, ours, remove, run
+from tools.bench import DAY, END, ROOT, ours, run
+
+if TYPE_CHECKING:
+    from tools.bench_figures import Run
 
 _ROW = "{:38} {:26} {:>7} {:>7} {:>7}"
-RAW, ALL = ("raw",), ("raw", "*")
+RAW, ALL = '["raw"]', '["raw", "*"]'
 MOST = 2.0
 
 
@@ -81,15 +86,19 @@ def measure(work: Work, folder: Path) -> dict[str, tuple[float, float, float]]:
     """Time both in turn, each run on fresh feeds; return medians."""
     tree, out = folder / "tree", folder / "out"
     simulate(str(tree), work.simulation)
-    runs: dict[str, list[tuple[float, float, float]]] = {"raw": [], "all": []}
+    runs: dict[str, list[Run]] = {"raw": [], "all": []}
     for _ in range(work.pairs):
         for name, include in (("raw", RAW), ("all", ALL)):
-            runs[name].append(run(ours(tree, out, work.memory, include)))
-            remove(out)
-    remove(tree)
+            places = str(tree / "currents"), str(out / "feeds"), out
+            settings = ours(*places, work.memory, include)
+            command = [sys.executable, "-m", "currents_ingest", "load", *DAY]
+            runs[name].append(run(command, settings))
+            shutil.rmtree(out)
+    shutil.rmtree(tree)
     found = {}
     for name, each in runs.items():
-        middle = [statistics.median(one[n] for one in each) for n in range(3)]
+        kinds = "seconds", "cpu_seconds", "peak_mb"
+        middle = [median(getattr(one, kind) for one in each) for kind in kinds]
         found[name] = (middle[0], middle[1], middle[2])
         feeds = {"raw": "raw", "all": "raw and all unified"}[name]
         print(_ROW.format(work.name, feeds, *(f"{n:.1f}" for n in middle)))

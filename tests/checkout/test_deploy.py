@@ -20,6 +20,7 @@ import typer
 import yaml
 from apscheduler.triggers.cron import CronTrigger
 from cfnlint.api import lint_all
+from distributed.cli import dask_scheduler, dask_worker
 
 from currents_ingest import aws_lambda, cli, config, policies
 from currents_ingest.simulate import Simulation, simulate
@@ -73,7 +74,7 @@ def pods():
     """Return the pod of each workload by its name."""
     found = {}
     for (kind, name), one in kubernetes().items():
-        if kind == "Deployment":
+        if kind in ("Deployment", "Job"):
             found[name] = one["spec"]["template"]["spec"]
         if kind == "CronJob":
             job = one["spec"]["jobTemplate"]["spec"]
@@ -211,7 +212,8 @@ def commands():
             line = one["ExecStart"].replace("%i", "vip")
             yield name, shlex.split(line.removeprefix(PROGRAM))
     for name, pod in pods().items():
-        yield name, pod["containers"][0]["args"]
+        if arguments := pod["containers"][0].get("args"):
+            yield name, arguments
     yield "ecs", ecs("task-definition")["containerDefinitions"][0]["command"]
     for name in ("schedule-poll", "schedule-audience"):
         target = json.loads(ecs(name)["Target"]["Input"])
@@ -232,6 +234,8 @@ def stages():
         if not line.strip():
             continue
         word, _, value = line.partition(" ")
+        if word == "ARG":
+            continue
         if word == "FROM":
             _, _, name = value.partition(" AS ")
             found[name] = []
@@ -333,9 +337,10 @@ def test_only_what_the_locks_name_is_installed():
                     assert "--require-hashes" in step or "--no-deps" in step, name
                     assert "-r " not in step or "--require-hashes" in step, name
         assert all(not v.endswith("latest") for w, v in stage if w == "FROM")
-    lock = (DEPLOY / "lambda" / "requirements.txt").read_text("utf-8")
-    assert "://" not in lock
-    assert re.search(r"^awslambdaric==", lock, re.MULTILINE)
+    for folder, name in (("lambda", "awslambdaric"), ("dask", "distributed")):
+        lock = (DEPLOY / folder / "requirements.txt").read_text("utf-8")
+        assert "://" not in lock
+        assert re.search(rf"^{name}==", lock, re.MULTILINE)
 
 
 def test_what_the_image_copies_is_there_and_not_ignored():
@@ -485,12 +490,36 @@ def test_a_pod_may_do_no_more_than_it_needs(name):
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert pod["terminationGracePeriodSeconds"] >= 120
-    assert mebibytes(container["resources"]["limits"]["memory"]) > MEMORY
     mounted = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
     assert mounted["local"] == json.loads(dict(stages()["service"])["VOLUME"])[0]
+    if "command" in container:
+        return  # Dask's own
+    assert pod["terminationGracePeriodSeconds"] >= 120
+    assert mebibytes(container["resources"]["limits"]["memory"]) > MEMORY
     assert mounted["settings"] == dict(stages()["base"])["WORKDIR"]
     assert container["envFrom"] == [{"secretRef": {"name": "currents-ingest"}}]
+
+
+def test_dask_takes_its_commands_and_keeps_the_limit_of_memory():
+    scheduler, worker = (
+        pods()[f"currents-dask-{name}"]["containers"][0]
+        for name in ("scheduler", "worker")
+    )
+    assert scheduler["command"][:2] == ["dask", "scheduler"]
+    dask_scheduler.main.make_context("scheduler", scheduler["command"][2:])
+    assert worker["command"][:2] == ["dask", "worker"]
+    found = dask_worker.main.make_context("worker", worker["command"][2:]).params
+    limit = mebibytes(worker["resources"]["limits"]["memory"])
+    assert MEMORY < mebibytes(found["memory_limit"].removesuffix("B")) < limit
+    (job,) = (one for key, one in kubernetes().items() if key[0] == "Job")
+    arguments = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    address = arguments[-1].removeprefix("--scheduler=")
+    assert found["scheduler"] == address
+    service = kubernetes()["Service", "currents-dask-scheduler"]
+    port = service["spec"]["ports"][0]["port"]
+    assert address == f"tcp://{service['metadata']['name']}:{port}"
+    policy = kubernetes()["NetworkPolicy", "currents-dask"]["spec"]
+    assert policy["policyTypes"] == ["Ingress"]
 
 
 def test_jobs_of_kubernetes_never_overlap_nor_repeat_in_vain():
