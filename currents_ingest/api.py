@@ -11,16 +11,18 @@ For Airflow, Dagster or a notebook::
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time
-from itertools import chain
-from typing import TYPE_CHECKING
+from itertools import chain, count, islice
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
 from currents_ingest import after, discover, joining, quiet
 from currents_ingest.cache_entries import ASIDE
 from currents_ingest.discover import Window
+from currents_ingest.drain import draining
 from currents_ingest.engine import Threads
 from currents_ingest.errors import (
     LedgerConflictError,
@@ -34,11 +36,13 @@ from currents_ingest.session import TRIES, begin, looking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractContextManager
     from datetime import timedelta
 
     from currents_ingest.config import Limits, Settings
     from currents_ingest.discover import Found
     from currents_ingest.engine import Engine
+    from currents_ingest.drain import Drain
     from currents_ingest.pipeline import Committed
     from currents_ingest.session import Session
 
@@ -67,6 +71,9 @@ class Outcome:
     """Schemas met for the first time that their feed's contract does not know whole."""
     waiting: int = 0
     """Files held back until there are more of them; see feeds.max_wait."""
+    messages: dict[str, int] = field(default_factory=dict)
+    """Messages of source.queue by what became of them: done, foreign (nothing of ours
+    in it), unknown (left to the queue) or returned, to come again."""
     stopped: bool = False
     """Asked to stop before everything was done."""
     warnings: tuple[str, ...] = ()
@@ -149,7 +156,13 @@ def poll(
 
         # What a full listing finds may lie behind the look-back: it does not wait.
         hold = None if whole else settings.feeds.max_wait
-        outcome = _ingest(session, settings.source.events, window, stop, seen, hold)
+        with _draining(session, stop) as queue:
+            ways = [_listing(session, window)] if whole or not queue else []
+            ways += [Way(queue.found, queue.settle)] if queue else []
+            outcome = _ingest(session, ways, stop, seen, hold)
+            if queue:
+                stopped = outcome.stopped or queue.stopped
+                outcome = replace(outcome, stopped=stopped, messages=queue.told())
         trouble: tuple[str, ...] = ()
         if not outcome.stopped:
             trouble = _joined(session)
@@ -183,7 +196,7 @@ def load(  # noqa: PLR0913 (three of them by name, each rare)
     """
     hours = _window(since, until)
     with begin(settings, engine) as session:
-        outcome = _ingest(session, settings.source.events, lambda _: hours, stop, seen)
+        outcome = _ingest(session, [_listing(session, lambda _: hours)], stop, seen)
         session.ledger.fold(session.token, datetime.now(UTC))
         warnings = after.follow_up(session, datetime.now(UTC), compare=False)
         return replace(outcome, warnings=warnings)
@@ -228,8 +241,7 @@ def retry(settings: Settings, keys: Sequence[str]) -> Outcome:
         files = _chosen(session, keys)
         entry = _decision(session, released=files)
         session.decide(lambda: entry)
-        nothing = Window(until=datetime.min.replace(tzinfo=UTC))
-        return _ingest(session, (), lambda _: nothing, never, lambda _: None)
+        return _ingest(session, [Way(tuple)], never, lambda _: None)
 
 
 def discard(settings: Settings, keys: Sequence[str]) -> int:
@@ -251,37 +263,67 @@ def _joined(session: Session) -> tuple[str, ...]:
     return ()
 
 
-def _ingest(  # noqa: PLR0913 (all that a run depends on)
+def _draining(
+    session: Session, stop: Callable[[], bool]
+) -> AbstractContextManager[Drain | None]:
+    named = session.settings.source.queue
+    return draining(session, stop) if named else nullcontext()
+
+
+class Way(NamedTuple):
+    """How new files are found, and who takes note of a commit first."""
+
+    found: Callable[[], Iterable[Found]]
+    settle: Callable[[Committed], Committed] = lambda committed: committed
+
+
+def _listing(session: Session, window: Callable[[str], Window]) -> Way:
+    source, events = session.source, session.settings.source.events
+    return Way(lambda: discover.new_files(source, session.ledger, events, window))
+
+
+def _ingest(
     session: Session,
-    events: Iterable[str],
-    window: Callable[[str], Window],
+    ways: Iterable[Way],
     stop: Callable[[], bool],
     seen: Callable[[Committed], None],
     hold: timedelta | None = None,
 ) -> Outcome:
     outcome = Outcome()
-    globs = tuple(events)
+    attempts = count()  # through all ways, for they name what is staged
+    for way in ways:
+        for attempt in islice(attempts, TRIES):
+            waiting: list[int] = []
+            try:
+                run = session.run(attempt, stop)
+                for committed in run.over(_batches(session, way, hold, waiting)):
+                    settled = way.settle(committed)
+                    outcome = outcome.plus(settled)
+                    seen(settled)
+            except (LedgerConflictError, WorkLostError) as error:
+                log.info("planning anew", why=error.told())
+                session.ledger.catch_up()
+                continue
+            waits = outcome.waiting + sum(waiting)
+            outcome = replace(outcome, stopped=run.stopped, waiting=waits)
+            break
+        else:
+            raise LedgerConflictError(session.ledger.cache.head + 1)
+        if outcome.stopped:
+            break
+    return outcome
+
+
+def _batches(
+    session: Session, way: Way, hold: timedelta | None, waiting: list[int]
+) -> Iterable[Found]:
+    """Find files and group them; what is held back is told to *waiting*."""
     target = session.settings.feeds.target_size
-    limit = min(session.engine.bytes_each, target)
-    for attempt in range(TRIES):
-        found: Iterable[Found] = chain(
-            discover.released(session.ledger.cache),
-            discover.new_files(session.source, session.ledger, globs, window),
-        )
-        waiting: list[int] = []
-        if hold:
-            oldest = datetime.now(UTC) - hold
-            found = discover.worth_an_object(found, target, oldest, waiting.append)
-        try:
-            run = session.run(attempt, stop)
-            for committed in run.over(discover.batches(found, limit)):
-                outcome = outcome.plus(committed)
-                seen(committed)
-            return replace(outcome, stopped=run.stopped, waiting=sum(waiting))
-        except (LedgerConflictError, WorkLostError) as error:
-            log.info("planning anew", why=error.told())
-            session.ledger.catch_up()
-    raise LedgerConflictError(session.ledger.cache.head + 1)
+    found: Iterable[Found] = chain(discover.released(session.ledger.cache), way.found())
+    if hold:
+        oldest = datetime.now(UTC) - hold
+        found = discover.worth_an_object(found, target, oldest, waiting.append)
+    return discover.batches(found, min(session.engine.bytes_each, target))
 
 
 def _report(outcome: Outcome) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -15,10 +16,15 @@ from obstore.store import LocalStore, MemoryStore, S3Store, from_url
 from currents_ingest.errors import SettingsError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import boto3
     from obstore.store import ObjectStore
+
+QUEUE_BATCH = 10
+"""Messages of one request; SQS's own limit."""
+QUEUE_REQUESTS = 8
+"""Requests to a queue at once."""
 
 
 @cache
@@ -103,6 +109,94 @@ def _retry_config() -> Any:
         "max_retries": 4,
         "retry_timeout": timedelta(seconds=60),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue of SQS, ``sqs://<region>/<account>/<name>``; every call may raise.
+
+    Raises:
+        StoreError: It cannot be reached, or does not let us.
+    """
+
+    url: str
+    _client: Any
+    _at: str
+
+    @staticmethod
+    def open(url: str) -> Queue:
+        """Open a queue; touches nothing yet."""
+        from botocore.config import Config
+
+        region, _, path = url.removeprefix("sqs://").partition("/")
+        with _told("open", url):
+            client = session().client(
+                "sqs",
+                region_name=region,
+                config=Config(
+                    max_pool_connections=QUEUE_REQUESTS, retries={"mode": "standard"}
+                ),
+            )
+        return Queue(url, client, f"{client.meta.endpoint_url.rstrip('/')}/{path}")
+
+    def receive(self, *, hidden: int, wait: int = 0) -> list[tuple[str, str]]:
+        """Return up to ten messages, each its receipt handle and its body.
+
+        Args:
+            hidden: Seconds for which nobody else receives them.
+            wait: Seconds to wait for the first; with 0 SQS may overlook some.
+        """
+        with _told("receive from", self.url):
+            found = self._client.receive_message(
+                QueueUrl=self._at,
+                MaxNumberOfMessages=QUEUE_BATCH,
+                VisibilityTimeout=hidden,
+                WaitTimeSeconds=wait,
+            )
+        return [
+            (one["ReceiptHandle"], one["Body"]) for one in found.get("Messages", ())
+        ]
+
+    def delete(self, handles: Sequence[str]) -> int:
+        """Delete up to ten messages; return how many are there still."""
+        with _told("delete from", self.url):
+            return len(self._batch(self._client.delete_message_batch, handles))
+
+    def hide(self, handles: Sequence[str], seconds: int) -> int:
+        """Hide up to ten messages from now on, 0: show them; return how many failed."""
+        with _told("change the visibility in", self.url):
+            call = self._client.change_message_visibility_batch
+            return len(self._batch(call, handles, VisibilityTimeout=seconds))
+
+    def about(self) -> dict[str, str]:
+        """Return its attributes, by AWS's names."""
+        with _told("look at", self.url):
+            found: dict[str, str] = self._client.get_queue_attributes(
+                QueueUrl=self._at, AttributeNames=["All"]
+            )["Attributes"]
+        return found
+
+    def _batch(
+        self, call: Callable[..., Any], handles: Sequence[str], **more: int
+    ) -> list[str]:
+        """Return the handles that a request of several did not take, tried twice."""
+        for _ in range(2):
+            entries = [
+                {"Id": str(at), "ReceiptHandle": one, **more}
+                for at, one in enumerate(handles)
+            ]
+            failed = call(QueueUrl=self._at, Entries=entries).get("Failed", ())
+            if not failed:
+                return []
+            handles = [handles[int(one["Id"])] for one in failed]
+        return list(handles)
+
+
+def notified(bucket: str) -> Mapping[str, Any]:
+    """Return whom a bucket of S3 notifies, as AWS tells it; raises StoreError."""
+    with _told("read the notifications of", f"s3://{bucket}"):
+        client = session().client("s3")
+        return client.get_bucket_notification_configuration(Bucket=bucket)
 
 
 def invoke(function: str, event: Mapping[str, Any]) -> None:

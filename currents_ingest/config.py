@@ -10,11 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_settings import (
     BaseSettings,
@@ -22,15 +18,14 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
-from pydantic_settings import (
-    SettingsError as SourceError,
-)
+from pydantic_settings import SettingsError as SourceError
 
+from currents_ingest import units
 from currents_ingest.audience_config import Audience, Braze
 from currents_ingest.crontab import CronText, Zone  # noqa: TC001 (pydantic reads it)
 from currents_ingest.errors import SettingsError
 from currents_ingest.privacy import Choice  # noqa: TC001 (pydantic reads it)
-from currents_ingest.units import UNITS, Address, Duration, Period, Section, Size
+from currents_ingest.units import Address, Duration, Period, Section, Size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,14 +46,23 @@ class Source(Section):
         description="How far behind the newest ingested hour each poll looks for files "
         "that came late.",
     )
+    queue: units.QueueUrl = Field(
+        default="",
+        description="sqs://REGION/ACCOUNT/NAME that S3 notifies; see docs/queue.md.",
+    )
     reconcile: Duration = Field(
         default=timedelta(days=1),
-        description="How often a poll lists everything, to find what the look-back "
-        "missed.",
+        description="How often a poll lists everything, to find what was missed.",
     )
     events: tuple[str, ...] = Field(
         default=("*",), description="Which event types to ingest, by glob."
     )
+
+    @model_validator(mode="after")
+    def _queue_tells_of_s3(self) -> Self:
+        if self.queue and not self.url.startswith("s3://"):
+            raise ValueError("queue takes what S3 notifies, so url has to be s3://")
+        return self
 
 
 class Feeds(Section):
@@ -204,8 +208,7 @@ class RunSettings(Section):
     )
     listen: Address = Field(
         default="127.0.0.1:9464",
-        description="Address of /metrics, /healthz, /readyz and the report; empty: "
-        "none.",
+        description="Address of /metrics, /healthz, /readyz and the report, if any.",
     )
 
 
@@ -276,11 +279,10 @@ class Settings(BaseSettings):
     def _waits_within_the_lookback(self) -> Self:
         read = isinstance(self.source, Source) and isinstance(self.feeds, Feeds)
         if read and self.feeds.max_wait >= self.source.lookback:
-            message = (
+            raise ValueError(
                 "feeds.max_wait must be shorter than source.lookback: a poll lists no "
                 "further back, so what waits longer would be found a day later"
             )
-            raise ValueError(message)
         return self
 
     @classmethod
@@ -393,7 +395,9 @@ class _Schema(GenerateJsonSchema):
             return super().encode_default(dft)
         if not (seconds := int(dft.total_seconds())):
             return "0s"
-        unit = max((size, name) for name, size in UNITS.items() if seconds % size == 0)
+        unit = max(
+            (size, name) for name, size in units.UNITS.items() if seconds % size == 0
+        )
         return f"{seconds // unit[0]}{unit[1]}"
 
 

@@ -91,13 +91,14 @@ def new_files(
         end = keys.hour_prefix(folder, hours.until) if hours.until else ""
         for page in source.listing(folder, after=after):
             inside = [one for one in page if not end or one.key < end]
-            if found := _found(ledger, event_type, inside):
+            if found := found_in(ledger, event_type, inside):
                 yield found
             if len(inside) < len(page):
                 break
 
 
-def _found(ledger: Ledger, event_type: str, page: list[StoredObject]) -> Found | None:
+def found_in(ledger: Ledger, event_type: str, page: list[StoredObject]) -> Found | None:
+    """Return what of a page of one event type the ledger does not hold, if anything."""
     files: list[SourceFile] = []
     foreign: list[tuple[StoredObject, str]] = []
     for one in page:

@@ -18,6 +18,13 @@ from pydantic import (
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
+_QUEUES = (
+    r"sqs://([a-z0-9-]+)/(\d{12})/([\w.-]{1,80})",
+    r"https://sqs\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/(\d{12})/([\w.-]{1,80})",
+    r"arn:aws[a-z-]*:sqs:([a-z0-9-]+):(\d{12}):([\w.-]{1,80})",
+)
+"""Our own form, AWS's URL and its ARN."""
+
 
 def duration(text: object) -> timedelta:
     """Read ``90s``, ``5m``, ``48h`` or ``45d``."""
@@ -52,6 +59,21 @@ def _address(text: str) -> str:
     return text
 
 
+def _queue(text: str) -> str:
+    for form in _QUEUES:
+        if match := re.fullmatch(form, text):
+            url = "sqs://{}/{}/{}".format(*match.groups())
+            if url.endswith(".fifo"):
+                raise ValueError("S3 notifies no FIFO queue; make a standard one")
+            return url
+    if text:
+        raise ValueError(
+            f"{text!r} is no queue; write sqs://REGION/ACCOUNT/NAME, as in "
+            "sqs://us-east-1/123456789012/currents (an ARN or AWS's URL will do)"
+        )
+    return text
+
+
 Duration = Annotated[
     timedelta,
     BeforeValidator(duration),
@@ -62,6 +84,8 @@ Period = Annotated[Duration, AfterValidator(_period)]
 """How often something is done."""
 Address = Annotated[str, AfterValidator(_address)]
 """Host and port to listen on; empty: none."""
+QueueUrl = Annotated[str, AfterValidator(_queue)]
+"""A queue of SQS as ``sqs://<region>/<account>/<name>``; empty: none."""
 Size = Annotated[
     int,
     BeforeValidator(size),

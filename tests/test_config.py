@@ -178,3 +178,30 @@ def test_given_settings_heed_no_environment(monkeypatch):
     monkeypatch.setenv("CURRENTS_SOURCE__LOOKBACK", "1h")
     found = config.given(source={"url": "in"}, feeds={"url": "out"})
     assert found.source.lookback == config.Source(url="in").lookback
+
+
+@pytest.mark.parametrize(
+    "queue",
+    [
+        "sqs://us-east-1/123456789012/currents-2",
+        "https://sqs.us-east-1.amazonaws.com/123456789012/currents-2",
+        "arn:aws:sqs:us-east-1:123456789012:currents-2",
+    ],
+)
+def test_a_queue_is_named_as_aws_names_it(queue):
+    found = config.read(source={"url": "s3://in", "queue": queue}, feeds={"url": "out"})
+    assert found.source.queue == "sqs://us-east-1/123456789012/currents-2"
+
+
+@pytest.mark.parametrize(
+    ("url", "queue", "says"),
+    [
+        ("s3://in", "currents", "'currents' is no queue; write sqs://REGION/ACCOUNT/"),
+        ("s3://in", "sqs://us-east-1/1/currents", "is no queue"),
+        ("s3://in", "sqs://eu-west-1/123456789012/a.fifo", "notifies no FIFO queue"),
+        ("gs://in", "sqs://eu-west-1/123456789012/a", "source: queue takes what S3"),
+    ],
+)
+def test_a_queue_that_cannot_be_one_is_told(url, queue, says):
+    with pytest.raises(SettingsError, match=says):
+        config.read(source={"url": url, "queue": queue}, feeds={"url": "out"})
