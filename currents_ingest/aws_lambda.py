@@ -181,7 +181,7 @@ def _poll(_: Task, place: Place) -> dict[str, Any]:
         raise StoreError("read", f"{len(outcome.unread)} files", outcome.unread[0])
     return {
         "state": "stopped" if outcome.stopped or outcome.unread else "done",
-        "done": outcome.files,
+        "done": outcome.files or outcome.messages.get("done", 0),
         "rows": outcome.rows_out,
         "quarantined": len(outcome.quarantined),
         "rejects": outcome.rejects,

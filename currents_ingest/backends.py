@@ -176,6 +176,13 @@ class Queue:
             )["Attributes"]
         return found
 
+    def depth(self) -> tuple[int, int]:
+        """Return about how many messages wait, and how many someone has in hand."""
+        found = self.about()
+        name = "ApproximateNumberOfMessages"
+        waiting = int(found[name]) + int(found.get(f"{name}Delayed", 0))
+        return waiting, int(found[f"{name}NotVisible"])
+
     def _batch(
         self, call: Callable[..., Any], handles: Sequence[str], **more: int
     ) -> list[str]:

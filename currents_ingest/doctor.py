@@ -33,6 +33,7 @@ from currents_ingest.errors import (
 )
 from currents_ingest.ledger import Ledger
 from currents_ingest.probing import Finding, attempt, mend_of, written
+from currents_ingest.probing_queue import queued
 from currents_ingest.selection import select
 from currents_ingest.store import Store
 
@@ -92,8 +93,8 @@ def examine(path: Path | None, *, read_only: bool = False) -> Diagnosis:
         return Diagnosis(findings=(*here, *wrong), usable=False)
     read = Finding("ok", "read the settings", _about(settings, path))
     case = _Case(settings, read_only)
-    checks = [_credentials, _source, _feeds, _ledger, _courier, _cache, _schemas]
-    checks += [_braze, _exports, _amperity, _listen]
+    checks = [_credentials, _source, _queue, _feeds, _ledger, _courier, _cache]
+    checks += [_schemas, _braze, _exports, _amperity, _listen]
     found = [one for part in _all(case, checks) for one in part]
     with_s3 = "s3" in {urlsplit(one).scheme for one in _urls(settings)}
     return Diagnosis(
@@ -194,6 +195,12 @@ def _source(case: _Case) -> Iterator[Finding]:
     avro = bytes(head).startswith(b"Obj\x01")
     told = "a file's first bytes" + ("" if avro else ", which are not Avro's")
     yield Finding("ok", tried, told)
+
+
+def _queue(case: _Case) -> Iterator[Finding]:
+    """Look at the queue that S3 notifies."""
+    if case.settings.source.queue:
+        yield from queued(case.settings, read_only=case.read_only)
 
 
 def _feeds(case: _Case) -> Iterator[Finding]:

@@ -122,7 +122,8 @@ class Drain:
 
     def told(self) -> dict[str, int]:
         """Return messages by what became of them."""
-        return {**self.fates, "returned": len(self.held)}
+        ended = {name: self.fates[name] for name in ("done", "foreign", "unknown")}
+        return ended | {"returned": len(self.held)}
 
     def _round(self) -> tuple[list[_Message], bool]:
         """Receive until enough is in hand; tell whether there may be more."""

@@ -84,6 +84,18 @@ METRICS = (
         "Newest event that this process delivered.",
     ),
     Metric("currents_unread_files", "gauge", (), "Files the last poll could not get."),
+    Metric(
+        "currents_queue_received_messages",
+        "counter",
+        ("fate",),
+        "Messages of source.queue, by what became of them.",
+    ),
+    Metric(
+        "currents_queue_messages",
+        "gauge",
+        ("state",),
+        "Messages in source.queue at the last look: waiting, or in work.",
+    ),
     Metric("currents_waiting_files", "gauge", (), "Files held back; feeds.max_wait."),
     Metric(
         "currents_task_runs", "counter", ("task", "result"), "Runs, by how they ended."
@@ -255,6 +267,8 @@ class Metrics:
         """Take in what a poll left."""
         self.set("currents_waiting_files", outcome.waiting)
         self.set("currents_unread_files", len(outcome.unread))
+        for fate, messages in outcome.messages.items():
+            self._add("currents_queue_received_messages", messages, fate)
 
     def synced(self, run: Run) -> None:
         """Count what a run of an audience did."""

@@ -59,6 +59,8 @@ def show_outcome(outcome: Outcome) -> None:
         err.print(f"[red]left pending:[/] {escape(one)}")
     for told in outcome.warnings:
         err.print(f"[yellow]afterwards:[/] {escape(told)}")
+    if unknown := outcome.messages.get("unknown"):
+        err.print(f"[yellow]left in the queue:[/] {unknown:,} messages not S3's")
     if outcome.waiting:
         out.print(f"{outcome.waiting:,} files wait for more of their event type")
     if outcome.stopped:
@@ -103,11 +105,7 @@ def show_status(found: Status, *, whole: bool = False) -> None:
         out.print(table)
     if found.audiences:
         _show_audiences(found)
-    out.print(
-        f"{found.entries} ledger entries, {found.quarantined} files in quarantine; "
-        f"{sum(one.files for one in found.feeds):,} files and "
-        f"{sum(one.rows_out for one in found.feeds):,} rows delivered in all"
-    )
+    _show_totals(found)
     few = whole or len(found.drift) <= _DRIFT
     for drift in found.drift if few else found.drift[:_DRIFT]:
         show_drift(drift, f", first seen {drift.seen:%Y-%m-%d %H:%M}", brief=not few)
@@ -120,6 +118,17 @@ def show_status(found: Status, *, whole: bool = False) -> None:
     for told in found.look:
         if told != sentinel.told:
             out.print(f"[yellow]needs a look:[/] {escape(told)}")
+
+
+def _show_totals(found: Status) -> None:
+    out.print(
+        f"{found.entries} ledger entries, {found.quarantined} files in quarantine; "
+        f"{sum(one.files for one in found.feeds):,} files and "
+        f"{sum(one.rows_out for one in found.feeds):,} rows delivered in all"
+    )
+    if found.queue:
+        waiting, in_work = found.queue
+        out.print(f"{waiting:,} messages wait in the queue, {in_work:,} are in work")
 
 
 def _show_feeds(found: Status, *, whole: bool) -> None:

@@ -19,6 +19,12 @@ _REMOVED = ("_staging/*", "_ledger/lease/*", "_ledger/probe/*")
 _REMOVED_OF_AUDIENCES = ("_audiences/*",)
 """Snapshots that newer ones replace, and leases."""
 _WRITES = ("s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload")
+_QUEUE = (
+    "sqs:ReceiveMessage",
+    "sqs:DeleteMessage",
+    "sqs:ChangeMessageVisibility",
+    "sqs:GetQueueAttributes",
+)
 _TRUST = {
     "Effect": "Allow",
     "Principal": {"AWS": "<Amperity Role ARN, from Amperity>"},
@@ -62,6 +68,9 @@ def own(settings: Settings) -> str:
         inside = [f"{below(settings.source.url)}*"]
         statements.append(_list(source.netloc, inside))
         statements.append(_objects(source.netloc, inside, "s3:GetObject"))
+    if queue := settings.source.queue:
+        arn = queue_arn(queue)
+        statements.append({"Effect": "Allow", "Action": [*_QUEUE], "Resource": arn})
     if bucket := bucket_of(settings):
         top = below(settings.feeds.url)
         names = _REMOVED + (_REMOVED_OF_AUDIENCES if settings.audiences else ())
@@ -87,6 +96,11 @@ def _read_alone(settings: Settings) -> dict[str, list[str]]:
             fixed = parts.path.strip("/").partition("*")[0]
             found.setdefault(parts.netloc, []).append(f"{fixed}*")
     return found
+
+
+def queue_arn(url: str) -> str:
+    """Return the ARN of ``sqs://<region>/<account>/<name>``."""
+    return "arn:aws:sqs:" + url.removeprefix("sqs://").replace("/", ":")
 
 
 def below(url: str) -> str:

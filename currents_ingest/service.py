@@ -21,6 +21,7 @@ from structlog.contextvars import bound_contextvars
 from currents_ingest import api, report, silence, web
 from currents_ingest.audiences import sync
 from currents_ingest.audiences.gathering import Target
+from currents_ingest.backends import Queue
 from currents_ingest.crontab import Every, cron
 from currents_ingest.errors import (
     CurrentsError,
@@ -248,6 +249,10 @@ class Service:
         sentinel = silence.watch(self.settings, now)
         with looking_at_feeds(self.settings) as ledger:
             self.metrics.looked(ledger.cache, sentinel, now)
+        if queue := self.settings.source.queue:
+            depth = zip(("waiting", "in work"), Queue.open(queue).depth(), strict=True)
+            for state, messages in depth:
+                self.metrics.set("currents_queue_messages", messages, state)
         quiet = [one for one in sentinel.types if one.verdict in {"quiet", "behind"}]
         said = (sentinel.source, *(f"{one.event_type} {one.verdict}" for one in quiet))
         if said != self._said and sentinel.needs_a_look:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from currents_ingest import lease
 from currents_ingest.audiences.gathering import Target
 from currents_ingest.audiences.sync import runs
+from currents_ingest.backends import Queue
 from currents_ingest.compatibility import Comparison, Verdict, judge
 from currents_ingest.contracts import feed_name
 from currents_ingest.errors import AmperityError, CurrentsError
@@ -159,6 +160,10 @@ class Status:
     """What Amperity read in the last seven days, if the settings ask for it."""
     amperity_error: str = ""
     """Why that is not known."""
+    queue: tuple[int, int] | None = None
+    """Messages in source.queue: about how many wait, and how many are in work."""
+    queue_error: str = ""
+    """Why that is not known."""
 
 
 def status(settings: Settings, now: datetime | None = None) -> Status:
@@ -181,6 +186,11 @@ def survey(settings: Settings, now: datetime) -> tuple[Status, History]:
                 found = replace(found, amperity=read)
             except AmperityError as error:
                 found = replace(found, amperity_error=str(error))
+    if settings.source.queue:
+        try:
+            found = replace(found, queue=Queue.open(settings.source.queue).depth())
+        except CurrentsError as error:
+            found = replace(found, queue_error=error.told())
     return replace(found, look=tuple(_look(found))), past
 
 
@@ -264,6 +274,8 @@ def _look(found: Status) -> Iterable[str]:
         )
     if open_ := [one for one in found.drift if one.needs_a_look]:
         yield f"{len(open_)} schemas drifted: see `currents-ingest feeds list`"
+    if found.queue_error:
+        yield f"queue: {found.queue_error}"
     if found.amperity_error:
         yield f"Amperity: {found.amperity_error}"
     for told in found.amperity.differences if found.amperity else ():

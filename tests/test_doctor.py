@@ -25,6 +25,7 @@ from tests.sandbox_server import Reply, stub
 from tests.servers import moto_server
 
 READ, WRITE = "s3:GetObject", "s3:PutObject"
+DELETE, HIDE = "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"
 
 
 @pytest.fixture
@@ -198,6 +199,27 @@ def test_a_clock_that_is_off_is_a_problem(monkeypatch):
 # What S3 allows.
 
 
+def notify(bucket, events="s3:ObjectCreated:*", prefix="in/", name="currents"):
+    """Make a queue with a dead-letter queue, and let a bucket notify it."""
+    client = boto3.client("sqs")
+    arns = []
+    for made in (f"{name}-dead", name):
+        url = client.create_queue(QueueName=made)["QueueUrl"]
+        about = client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+        arns.append(about["Attributes"]["QueueArn"])
+    rule = json.dumps({"deadLetterTargetArn": arns[0], "maxReceiveCount": 9})
+    client.set_queue_attributes(QueueUrl=url, Attributes={"RedrivePolicy": rule})
+    told = {
+        "QueueArn": arns[1],
+        "Events": [events],
+        "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": prefix}]}},
+    }
+    boto3.client("s3").put_bucket_notification_configuration(
+        Bucket=bucket, NotificationConfiguration={"QueueConfigurations": [told]}
+    )
+    return url
+
+
 @pytest.fixture
 def own_s3(tmp_path, monkeypatch):
     """An S3 of this test's own, so that nobody else meets its permissions."""
@@ -215,6 +237,9 @@ def own_s3(tmp_path, monkeypatch):
             for one in page:
                 body = made.get(one.key)
                 client.put_object(Bucket=source, Key=f"in/{one.key}", Body=body)
+        notify(source)
+        queue = "sqs://us-east-1/123456789012/currents"
+        monkeypatch.setenv("CURRENTS_SOURCE__QUEUE", queue)
         monkeypatch.setenv("CURRENTS_SOURCE__URL", f"s3://{source}/in")
         monkeypatch.setenv("CURRENTS_FEEDS__URL", f"s3://{feeds}/out")
         monkeypatch.setenv("CURRENTS_RUN__LISTEN", "")
@@ -236,7 +261,10 @@ def allowed(own_s3, monkeypatch):  # noqa: ARG001 (it holds the buckets)
             several = [actions] if isinstance(actions, str) else actions
             if "s3:DeleteObject" in several:  # moto asks it of the bucket
                 one["Resource"].append(one["Resource"][0].partition("/")[0])
-            one["Action"] = [a for a in several if a not in without] or ["s3:Nothing"]
+            left = [a for a in several if a not in without] or ["s3:Nothing"]
+            # moto asks for what AWS has no permission of its own for
+            batches = [f"{a}Batch" for a in left if a in {DELETE, HIDE}]
+            one["Action"] = left + batches
         iam.put_user_policy(
             UserName=name, PolicyName="own", PolicyDocument=json.dumps(policy)
         )
@@ -264,6 +292,10 @@ def test_the_policy_it_prints_is_enough_for_all_that_a_run_does(allowed):
         (READ, {"read from", "read it again"}),
         (WRITE, {"write"}),
         ("s3:DeleteObject", {"remove it"}),
+        ("sqs:GetQueueAttributes", {"look at the queue"}),
+        ("sqs:ReceiveMessage", {"receive from"}),
+        (DELETE, {"delete messages"}),
+        (HIDE, {"hide messages"}),
     ],
 )
 def test_each_permission_that_is_missing_fails_where_it_is_needed(
@@ -277,3 +309,79 @@ def test_each_permission_that_is_missing_fails_where_it_is_needed(
     }
     for start in fails:
         assert any(one.tried.startswith(start) for one in bad)
+
+
+# The queue.
+
+
+@pytest.fixture
+def queue(s3, folder, monkeypatch):  # noqa: ARG001 (settings that are good otherwise)
+    """Settings with a bucket that notifies a queue; returns the queue's URL."""
+    url = notify(s3.name, name=s3.name)
+    client = boto3.client("sqs")
+    client.receive_message(QueueUrl=url, VisibilityTimeout=60)  # S3's question
+    boto3.client("s3").put_object(Bucket=s3.name, Key="in/event_type=a.B/x", Body=b"")
+    monkeypatch.setenv("CURRENTS_SOURCE__URL", f"{s3.url}/in")
+    ours = f"sqs://us-east-1/123456789012/{s3.name}"
+    monkeypatch.setenv("CURRENTS_SOURCE__QUEUE", ours)
+    return url
+
+
+def of_queue(**options):
+    """Return what doctor finds of the queue, by what it tried."""
+    starts = ("look at sqs", "look at the q", "look for its", "see whom", "receive")
+    return {
+        one.tried.partition(" sqs:")[0].partition(" s3:")[0]: (one.state, one.came)
+        for one in doctor.examine(None, **options).findings
+        if one.tried.startswith((*starts, "hide", "delete"))
+    }
+
+
+def test_a_queue_is_tried_and_its_messages_stay(queue):
+    found = of_queue()
+    assert {state for state, _ in found.values()} == {"ok"}
+    assert found["see whom"] == ("ok", "the queue")
+    assert found["look for its dead-letter rule"] == ("ok", "after 9 receives")
+    assert found["receive from"][1].startswith("1 messages, 1 of them S3's of")
+    about = boto3.client("sqs").get_queue_attributes(
+        QueueUrl=queue, AttributeNames=["All"]
+    )["Attributes"]
+    assert about["ApproximateNumberOfMessages"] == "1"
+    assert of_queue(read_only=True)["receive from"] == ("skipped", "--read-only")
+
+
+@pytest.mark.usefixtures("queue")
+def test_what_is_wrong_with_a_queue_is_told(s3, monkeypatch):
+    monkeypatch.setenv("CURRENTS_FEEDS__MAX_WAIT", "1h")
+    notify(s3.name, name=s3.name, prefix="in/event_type=")
+    found = of_queue(read_only=True)
+    assert found["look for its dead-letter rule"] == (
+        "warning",
+        "after 9 receives, but files are held back for up to 12 polls",
+    )
+    assert found["see whom"] == ("problem", "the queue, but only of in/event_type=*")
+    notify(s3.name, name=s3.name, events="s3:ObjectCreated:Put")
+    told = "the queue, but only of s3:ObjectCreated:Put"
+    assert of_queue(read_only=True)["see whom"] == ("warning", told)
+    boto3.client("s3").put_bucket_notification_configuration(
+        Bucket=s3.name, NotificationConfiguration={}
+    )
+    told = "neither the queue nor anything on its way"
+    assert of_queue(read_only=True)["see whom"] == ("problem", told)
+
+
+def test_a_queue_that_is_not_s3s_is_told(queue, s3):
+    client = boto3.client("sqs")
+    client.delete_queue(QueueUrl=queue)
+    ((state, told),) = of_queue().values()
+    assert state == "problem"
+    assert "NonExistentQueue" in told
+    client.create_queue(QueueName=s3.name)
+    client.send_message(QueueUrl=queue, MessageBody='{"order": 17}')
+    found = of_queue()
+    told = f"1 messages, 0 of them S3's of s3://{s3.name}"
+    assert found["receive from"] == ("warning", told)
+    assert found["look for its dead-letter rule"] == (
+        "warning",
+        "there is none: what nobody understands comes again for 4 days",
+    )

@@ -249,6 +249,7 @@ def test_what_can_never_be_ours_is_deleted(world):
     assert outcome.messages == {
         "foreign": len(messages) - 1,
         "done": 1,  # the marker, which a listing passes over, too
+        "unknown": 0,
         "returned": 0,
     }
 
