@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
     from currents_ingest.config import Limits, Settings
     from currents_ingest.discover import Found
-    from currents_ingest.engine import Engine
     from currents_ingest.drain import Drain
+    from currents_ingest.engine import Engine
     from currents_ingest.pipeline import Committed
     from currents_ingest.session import Session
 
@@ -158,7 +158,7 @@ def poll(
         hold = None if whole else settings.feeds.max_wait
         with _draining(session, stop) as queue:
             ways = [_listing(session, window)] if whole or not queue else []
-            ways += [Way(queue.found, queue.settle)] if queue else []
+            ways += [Way(queue.found, queue.settle, queue.goes_on)] if queue else []
             outcome = _ingest(session, ways, stop, seen, hold)
             if queue:
                 stopped = outcome.stopped or queue.stopped
@@ -275,6 +275,8 @@ class Way(NamedTuple):
 
     found: Callable[[], Iterable[Found]]
     settle: Callable[[Committed], Committed] = lambda committed: committed
+    goes_on: Callable[[], bool] = lambda: False
+    """Whether another run would find more."""
 
 
 def _listing(session: Session, window: Callable[[str], Window]) -> Way:
@@ -290,27 +292,27 @@ def _ingest(
     hold: timedelta | None = None,
 ) -> Outcome:
     outcome = Outcome()
-    attempts = count()  # through all ways, for they name what is staged
+    attempts = count()  # through all runs, for they name what is staged
     for way in ways:
-        for attempt in islice(attempts, TRIES):
-            waiting: list[int] = []
-            try:
-                run = session.run(attempt, stop)
-                for committed in run.over(_batches(session, way, hold, waiting)):
-                    settled = way.settle(committed)
-                    outcome = outcome.plus(settled)
-                    seen(settled)
-            except (LedgerConflictError, WorkLostError) as error:
-                log.info("planning anew", why=error.told())
-                session.ledger.catch_up()
-                continue
+        more = True
+        while more and not outcome.stopped:
+            for attempt in islice(attempts, TRIES):
+                waiting: list[int] = []
+                try:
+                    run = session.run(attempt, stop)
+                    for committed in run.over(_batches(session, way, hold, waiting)):
+                        settled = way.settle(committed)
+                        outcome = outcome.plus(settled)
+                        seen(settled)
+                    break
+                except (LedgerConflictError, WorkLostError) as error:
+                    log.info("planning anew", why=error.told())
+                    session.ledger.catch_up()
+            else:
+                raise LedgerConflictError(session.ledger.cache.head + 1)
             waits = outcome.waiting + sum(waiting)
             outcome = replace(outcome, stopped=run.stopped, waiting=waits)
-            break
-        else:
-            raise LedgerConflictError(session.ledger.cache.head + 1)
-        if outcome.stopped:
-            break
+            more = way.goes_on()
     return outcome
 
 

@@ -133,9 +133,7 @@ class Queue:
             client = session().client(
                 "sqs",
                 region_name=region,
-                config=Config(
-                    max_pool_connections=QUEUE_REQUESTS, retries={"mode": "standard"}
-                ),
+                config=Config(max_pool_connections=QUEUE_REQUESTS),
             )
         return Queue(url, client, f"{client.meta.endpoint_url.rstrip('/')}/{path}")
 

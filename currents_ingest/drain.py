@@ -46,9 +46,6 @@ WAIT = 1
 empty answer would not mean an empty queue."""
 ROUND = 10_000
 """Messages, or files in them, that are sorted by event type at a time."""
-_MOST = 2 * ROUND
-"""Messages in hand at which no more are received: files are held back, or a bucket
-does not give them, and the next poll sees further."""
 
 
 @dataclass(slots=True)
@@ -77,23 +74,34 @@ class Drain:
     """What was in them beside new files of ours."""
     held: dict[str, _Message] = field(default_factory=dict)
     """By receipt handle."""
+    left: list[str] = field(default_factory=list)
+    """Handles of what earlier runs of this poll could not end."""
+    _more: bool = True
+    """The queue may hold others."""
     _taken: dict[str, Identity] = field(default_factory=dict)
     """Files in work by key; a key's other versions wait for the next poll."""
 
     def found(self) -> Iterator[Found]:
-        """Yield pages of files that the ledger does not hold, until the queue is empty.
+        """Yield pages of files that the ledger does not hold; two rounds at most.
 
-        Called anew after another run's commit, it begins with what is in hand.
+        Called anew after another process's commit, it begins with what is in hand.
 
         Raises:
             StoreError: Nothing can be received.
         """
         self._taken.clear()
         yield from self._pages(self.held.values())
-        more = True
-        while more and len(self.held) < _MOST:
-            news, more = self._round()
-            yield from self._pages(news)
+        while self._more and len(self.held) <= ROUND:
+            yield from self._pages(self._round())
+
+    def goes_on(self) -> bool:
+        """Tell whether the next run has something to do; what this one left is left.
+
+        Where a round's worth waits or was not given, the next poll sees further.
+        """
+        self.left += self.held
+        self.held.clear()
+        return self._more and len(self.left) < ROUND
 
     def settle(self, committed: Committed) -> Committed:
         """Delete the messages whose files are done; return what else was not read.
@@ -118,25 +126,26 @@ class Drain:
 
     def hide(self, seconds: int) -> None:
         """Hide all that is in hand for so long from now on; 0 gives it back."""
-        self._all(list(self.held), lambda some: self.queue.hide(some, seconds))
+        self._all([*self.left, *self.held], lambda some: self.queue.hide(some, seconds))
 
     def told(self) -> dict[str, int]:
         """Return messages by what became of them."""
         ended = {name: self.fates[name] for name in ("done", "foreign", "unknown")}
-        return ended | {"returned": len(self.held)}
+        return ended | {"returned": len(self.left) + len(self.held)}
 
-    def _round(self) -> tuple[list[_Message], bool]:
-        """Receive until enough is in hand; tell whether there may be more."""
+    def _round(self) -> list[_Message]:
+        """Receive until enough is in hand, or the queue is empty."""
         news: list[_Message] = []
         size, at_once = 0, 1
         while size < ROUND:
             if self.stop():
-                self.stopped = True
-                return news, False
+                self.stopped, self._more = True, False
+                break
             asked = self.pool.map(lambda _: self._received(), range(at_once))
             wave = list(chain.from_iterable(asked))
             if not wave:
-                return news, False
+                self._more = False
+                break
             at_once = QUEUE_REQUESTS
             made = [one for handle, body in wave if (one := self._sorted(handle, body))]
             ours = [one for one in made if one.open]
@@ -144,7 +153,7 @@ class Drain:
             self._delete([one.handle for one in made if not one.open])
             news += ours
             size += sum(len(one.open) for one in ours)
-        return news, True
+        return news
 
     def _received(self) -> list[tuple[str, str]]:
         return self.queue.receive(hidden=HIDDEN, wait=WAIT)

@@ -30,6 +30,7 @@ _FILE = re.compile(r"(?P<stem>.+)\+(?P<partition>\d+)\+(?P<offset>\d+)\.avro")
 _EMPTY = re.compile(r"(^|/)\.{0,2}/")
 """A segment that is empty, ``.`` or ``..``."""
 _OLDEST = re.compile(r"dataexport\.[^.]+\.integration\.")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _EVENT_SEGMENT, _DATE_SEGMENT = "event_type=", "date="
 _HOUR = "%Y-%m-%d-%H"
 
@@ -72,6 +73,8 @@ def parse(key: str) -> CurrentsKey:
         raise ForeignKeyError(
             "the key has an empty, '.' or '..' segment, so it is not read"
         )
+    if _CONTROL.search(key):  # which no request of ours may ask for
+        raise ForeignKeyError("the key has a control character, so it is not read")
     if not name.endswith(".avro"):
         raise ForeignKeyError("the name does not end in .avro")
     folder = _folder(path)

@@ -94,7 +94,7 @@ METRICS = (
         "currents_queue_messages",
         "gauge",
         ("state",),
-        "Messages in source.queue at the last look: waiting, or in work.",
+        "Messages in source.queue at the last look: waiting or in_work.",
     ),
     Metric("currents_waiting_files", "gauge", (), "Files held back; feeds.max_wait."),
     Metric(

@@ -250,7 +250,7 @@ class Service:
         with looking_at_feeds(self.settings) as ledger:
             self.metrics.looked(ledger.cache, sentinel, now)
         if queue := self.settings.source.queue:
-            depth = zip(("waiting", "in work"), Queue.open(queue).depth(), strict=True)
+            depth = zip(("waiting", "in_work"), Queue.open(queue).depth(), strict=True)
             for state, messages in depth:
                 self.metrics.set("currents_queue_messages", messages, state)
         quiet = [one for one in sentinel.types if one.verdict in {"quiet", "behind"}]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
 
@@ -16,10 +19,12 @@ import boto3
 import pytest
 from moto.sqs.models import sqs_backends
 
-from currents_ingest import api, config, drain
+from currents_ingest import api, aws_lambda, config, drain, status
 from currents_ingest.errors import RefusedError, StoreError
 from currents_ingest.ledger import Ledger
 from currents_ingest.manifest import Entry
+from currents_ingest.output import show_status
+from currents_ingest.service import Service
 from currents_ingest.simulate import Simulation, simulate
 from currents_ingest.store import Store
 from currents_ingest.verify import verify
@@ -116,16 +121,19 @@ class World:
     def record(self, key, body=b"", name="ObjectCreated:Put", bucket=None):
         """Return what S3 tells of an object that was put."""
         etag = self.put(key, body)["ETag"].strip('"') if bucket is None else "0" * 32
-        path = quote_plus(f"braze/{key}")
-        return {
-            "eventSource": "aws:s3",
-            "eventName": name,
-            "eventTime": "2026-09-15T12:00:00.000Z",
-            "s3": {
-                "bucket": {"name": bucket or self.bucket},
-                "object": {"key": path, "size": len(body), "eTag": etag},
-            },
-        }
+        told = record(bucket or self.bucket, key, len(body), etag)
+        return told | {"eventName": name}
+
+
+def record(bucket, key, size=1, etag="0" * 32):
+    """Return a record of a file below braze/, as S3 makes it."""
+    about = {"key": quote_plus(f"braze/{key}"), "size": size, "eTag": etag}
+    return {
+        "eventSource": "aws:s3",
+        "eventName": "ObjectCreated:Put",
+        "eventTime": "2026-09-15T12:00:00.000Z",
+        "s3": {"bucket": {"name": bucket}, "object": about},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -363,16 +371,48 @@ def test_a_long_queue_is_taken_in_rounds(world, monkeypatch):
     assert world.messages == (0, 30)
 
 
-def test_no_more_is_in_hand_than_two_rounds(world, monkeypatch):
-    monkeypatch.setattr(drain, "_MOST", 10)
+def test_where_too_many_wait_the_next_poll_sees_further(world, monkeypatch):
     monkeypatch.setattr(drain, "QUEUE_REQUESTS", 1)
     monkeypatch.setattr(drain, "ROUND", 10)
     world.more = {"max_wait": "24h"}
-    records = [world.record(KEY.replace("+1.", f"+{n}."), b"x") for n in range(60)]
-    assert len(records) == 60
+    for n in range(40):
+        world.put(KEY.replace("+1.", f"+{n}."), b"x")
     outcome = world.poll()
-    assert (outcome.messages["returned"], world.messages[1]) == (outcome.waiting, 0)
     assert 10 <= outcome.waiting <= 20
+    assert (outcome.messages["returned"], world.messages) == (outcome.waiting, (40, 0))
+
+
+class Shelf:
+    """A queue in memory that counts what is out of it."""
+
+    def __init__(self, bodies):
+        self.bodies = deque(enumerate(bodies))
+        self.out, self.most = set(), 0
+
+    def receive(self, **_):
+        found = [self.bodies.popleft() for _ in range(min(10, len(self.bodies)))]
+        self.out |= {str(handle) for handle, _ in found}
+        self.most = max(self.most, len(self.out))
+        return [(str(handle), body) for handle, body in found]
+
+    def delete(self, handles):
+        self.out -= set(handles)
+        return 0
+
+    def hide(self, handles, seconds):
+        assert not (handles and seconds)
+        return 0
+
+
+def test_one_poll_drains_any_queue_and_holds_two_rounds_at_most(world, monkeypatch):
+    monkeypatch.setattr(drain, "ROUND", 100)
+    keys = [f"event_type=a.B{n % 7}/{n}.txt" for n in range(1500)]
+    shelf = Shelf(json.dumps({"Records": [record(world.bucket, key)]}) for key in keys)
+    monkeypatch.setattr(drain.Queue, "open", lambda _: shelf)
+    outcome = world.poll()
+    assert sorted(one.key for one in outcome.quarantined) == sorted(keys)
+    assert (outcome.messages["done"], shelf.out) == (1500, set())
+    assert shelf.most <= 2 * (100 + 10 * drain.QUEUE_REQUESTS)
 
 
 def test_files_that_are_held_back_stay_in_the_queue(world):
@@ -470,3 +510,55 @@ def kill_at(place, doomed):
     with proxied(place.endpoint, decide) as proxy:
         process = campaign.start(replace(place, endpoint=proxy.endpoint), "poll")
         return campaign.end(process)
+
+
+def test_a_look_tells_what_waits_and_receives_nothing(world, capsys):
+    world.send("{}", "{}")
+    found = status.status(world.settings())
+    assert (found.queue, found.queue_error) == ((2, 0), "")
+    show_status(found)
+    assert "2 messages wait in the queue, 0 are in work" in capsys.readouterr().out
+    assert world.messages == (2, 0)
+    gone = status.status(world.settings(queue=f"sqs://us-east-1/{ACCOUNT}/none"))
+    assert any(one.startswith("queue: could not look at sqs://") for one in gone.look)
+
+
+def test_run_counts_what_became_of_messages_and_what_is_left(world):
+    world.put_tree()
+    world.send("{}")
+    service = Service(settings=world.settings(), inbox=SimpleQueue())
+    for task in ("poll", "look"):
+        service.schedule.jobs[task].work()
+    told = service.metrics.text().decode()
+    done, name = float(len(world.tree)), "currents_queue"
+    assert f'{name}_received_messages_total{{fate="done"}} {done}' in told
+    assert f'{name}_received_messages_total{{fate="unknown"}} 1.0' in told
+    assert f'{name}_messages{{state="in_work"}} 1.0' in told
+
+
+def test_lambda_polls_a_queue_as_well(world, monkeypatch):
+    world.put_tree()
+    told = {
+        "SOURCE__URL": world.settings().source.url,
+        "SOURCE__QUEUE": world.arn,
+        "FEEDS__URL": world.settings().feeds.url,
+    }
+    for name, value in told.items():
+        monkeypatch.setenv(f"CURRENTS_{name}", value)
+    monkeypatch.setattr("tempfile.tempdir", str(world.root))
+    context = SimpleNamespace(get_remaining_time_in_millis=lambda: 900_000)
+    found = aws_lambda.handler({"do": "poll"}, context)
+    assert (found["state"], found["done"]) == ("done", len(world.tree))
+    assert world.messages == (0, 0)
+
+
+def test_no_key_of_a_message_breaks_a_poll(world):
+    folder = "event_type=users.behaviors.Purchase/date=2026-09-15-11/1/a/"
+    odd = ["\0", "\n", "a\x7f", "//", "../", "é" * 400, "%41+ ", "\u202e", "?#[]|\\"]
+    keys = [f"{folder}{one}+0+1.avro" for one in odd]
+    types = ["", "..", "a b", "é\0", "x" * 400, "%2e", "a.B?*["]
+    keys += [f"event_type={one}/date=2026-09-15-11/1/a/x+0+1.avro" for one in types]
+    world.send({"Records": [record(world.bucket, key) for key in keys]})
+    outcome = world.poll()
+    assert (outcome.files, outcome.unread, world.messages) == (0, (), (0, 0))
+    assert len(outcome.quarantined) == 5 + len(types) - 1

@@ -83,6 +83,11 @@ def test_a_name_without_partition_and_offset_is_still_a_currents_file():
             id="dots",
         ),
         pytest.param(
+            NEW.replace("/us-01/", "/us\n01/"),
+            "the key has a control character, so it is not read",
+            id="a line in the key",
+        ),
+        pytest.param(
             NEW.replace("/us-01/", "//"),
             "the key has an empty, '.' or '..' segment, so it is not read",
             id="empty segment",

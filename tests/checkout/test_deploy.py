@@ -573,8 +573,9 @@ def test_a_task_of_ecs_fits_its_machine_and_its_service():
 # Lambda.
 
 
-def test_cloudformation_takes_the_template():
-    found = lint_all((DEPLOY / "lambda" / "template.yaml").read_text("utf-8"))
+@pytest.mark.parametrize("part", ["lambda", "queue"])
+def test_cloudformation_takes_the_template(part):
+    found = lint_all((DEPLOY / part / "template.yaml").read_text("utf-8"))
     assert [str(one) for one in found if not one.rule.id.startswith("I")] == []
 
 
@@ -660,6 +661,18 @@ def test_the_function_may_do_what_it_needs_and_no_more():
         (action, where, prefix.replace('amperity*"', 'amperity/*"'))
         for action, where, prefix in allowed(wanted)
     }
+
+
+def test_the_function_may_do_with_a_queue_what_it_needs_and_no_more():
+    arn = "arn:aws:sqs:us-east-1:123456789012:currents"
+    settings = config.given(
+        source={"url": "s3://in/braze", "queue": arn}, feeds={"url": "out"}
+    )
+    policy = template()["Resources"]["QueuePolicy"]["Properties"]["PolicyDocument"]
+    (ours,) = policy["Statement"]
+    assert (
+        ours | {"Resource": arn} == json.loads(policies.own(settings))["Statement"][2]
+    )
 
 
 # Airflow.

@@ -67,6 +67,7 @@ def file_in_source(s3_endpoint, tmp_path_factory):
         client = boto3.client("s3")
         for bucket in ("acme-currents", "acme-amperity"):
             client.create_bucket(Bucket=bucket)
+        notify_a_queue(client)
         made = Store.open(str(folder / "currents"))
         keys = [one.key for listed in made.listing("") for one in listed]
         for key in keys:
@@ -78,6 +79,20 @@ def file_in_source(s3_endpoint, tmp_path_factory):
                     Bucket="acme-amperity", Key=f"exports/{path}", Body=held.encode()
                 )
     return next(one for one in keys if ".Open/" in one)
+
+
+def notify_a_queue(client):
+    """Make the queue that docs/queue.md speaks of, as it says."""
+    (told,) = blocks(ROOT / "docs" / "queue.md", "json")
+    sqs = boto3.client("sqs")
+    made = sqs.create_queue(QueueName="currents-dead-letters")["QueueUrl"]
+    about = sqs.get_queue_attributes(QueueUrl=made, AttributeNames=["QueueArn"])
+    arn = about["Attributes"]["QueueArn"]
+    rule = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 100})
+    sqs.create_queue(QueueName="currents", Attributes={"RedrivePolicy": rule})
+    client.put_bucket_notification_configuration(
+        Bucket="acme-currents", NotificationConfiguration=json.loads(told)
+    )
 
 
 def settings(page, braze):
