@@ -25,6 +25,7 @@ from currents_ingest.ledger import Ledger
 from currents_ingest.manifest import Entry
 from currents_ingest.output import show_status
 from currents_ingest.service import Service
+from currents_ingest.session import looking_at_feeds
 from currents_ingest.simulate import Simulation, simulate
 from currents_ingest.store import Store
 from currents_ingest.verify import verify
@@ -227,11 +228,14 @@ def foreign(world):
     """Return messages that speak of nothing new in the source, by what they are."""
     asks = {"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": world.bucket}
     deleted = {"bucket": {"name": world.bucket}, "object": {"key": f"braze/{KEY}"}}
+    outside = record(world.bucket, KEY)
+    outside["s3"]["object"]["key"] = quote_plus(KEY)
     records = {
         "a removal": world.record(KEY, name="ObjectRemoved:Delete"),
         "a restored object": world.record(KEY, name="ObjectRestore:Completed"),
         "another bucket": world.record(KEY, bucket="other"),
         "another folder": world.record("notes/a.avro"),
+        "a folder that is named alike": outside,
         "an object beside the folders": world.record("dataexport.x/event_type=a.B"),
         "another event type": world.record(KEY.replace("Purchase", "Location")),
         "a folder's marker": world.record("event_type=users.behaviors.Purchase/"),
@@ -364,11 +368,17 @@ def test_a_poll_that_lists_drains_the_queue_as_well(world):
 def test_a_long_queue_is_taken_in_rounds(world, monkeypatch):
     monkeypatch.setattr(drain, "ROUND", 3)
     monkeypatch.setattr(drain, "QUEUE_REQUESTS", 1)
-    world.put_tree()
-    world.send(*["{}"] * 30, *[{"Event": "s3:TestEvent"}] * 30)
+    files = list(world.tree.items())
+    for some in (files[::2], files[1::2]):
+        for key, body in some:
+            world.put(key, body)
+        world.send(*["{}"] * 15, *[{"Event": "s3:TestEvent"}] * 15)
     outcome = world.poll()
     assert (outcome.files, outcome.messages["unknown"]) == (len(world.tree), 30)
     assert world.messages == (0, 30)
+    with looking_at_feeds(world.settings()) as ledger:
+        staged = [one.staged for each in ledger.entries() for one in each.outputs]
+    assert len(set(staged)) == len(staged) > 2  # over several runs
 
 
 def test_where_too_many_wait_the_next_poll_sees_further(world, monkeypatch):
@@ -413,6 +423,70 @@ def test_one_poll_drains_any_queue_and_holds_two_rounds_at_most(world, monkeypat
     assert sorted(one.key for one in outcome.quarantined) == sorted(keys)
     assert (outcome.messages["done"], shelf.out) == (1500, set())
     assert shelf.most <= 2 * (100 + 10 * drain.QUEUE_REQUESTS)
+
+
+def test_what_could_not_be_deleted_comes_again_and_is_found_done(
+    foreign_file, world, monkeypatch
+):
+    class Stubborn(Shelf):
+        def delete(self, _):
+            raise StoreError("delete from", "the queue", "throttled")
+
+    monkeypatch.setattr(drain.Queue, "open", lambda _: Stubborn([foreign_file]))
+    assert len(world.poll().quarantined) == 1
+    monkeypatch.setattr(drain.Queue, "open", lambda _: Shelf([foreign_file]))
+    outcome = world.poll()
+    assert (outcome.quarantined, outcome.messages["done"]) == ((), 1)
+
+
+@pytest.fixture
+def foreign_file(world):
+    """Return a message of a file that is set aside unread."""
+    key = "event_type=a.B/date=2026-09-15-11/x.txt"
+    return json.dumps({"Records": [record(world.bucket, key)]})
+
+
+def test_a_file_in_work_is_not_taken_once_more(foreign_file, world, monkeypatch):
+    monkeypatch.setattr(drain, "ROUND", 10)
+    monkeypatch.setattr(drain, "QUEUE_REQUESTS", 1)
+    monkeypatch.setattr(drain.Queue, "open", lambda _: Shelf([foreign_file] * 20))
+    outcome = world.poll()
+    assert (len(outcome.quarantined), outcome.messages["done"]) == (1, 20)
+
+
+def test_after_a_rivals_commit_what_is_in_hand_is_planned_anew(
+    foreign_file, world, monkeypatch
+):
+    class Rival(Shelf):
+        def receive(self, **how):
+            if not self.most:
+                world.reconciled()
+            return super().receive(**how)
+
+    monkeypatch.setattr(drain.Queue, "open", lambda _: Rival([foreign_file]))
+    outcome = world.poll()
+    assert (len(outcome.quarantined), outcome.messages["done"]) == (1, 1)
+
+
+def test_what_a_request_could_not_do_is_tried_once_more():
+    asked = []
+
+    class Flaky:
+        def delete_message_batch(self, Entries, **_):  # noqa: N803 (AWS's)
+            asked.append([one["ReceiptHandle"] for one in Entries])
+            return {"Failed": [{"Id": "1"}]} if len(asked) == 1 else {}
+
+    queue = drain.Queue("sqs://x", Flaky(), "")
+    assert (queue.delete(["a", "b", "c"]), asked) == (0, [["a", "b", "c"], ["b"]])
+
+
+def test_a_request_that_is_done_in_part_says_how_many_are_left(world):
+    world.send("{}", "{}")
+    queue = drain.Queue.open(world.settings().source.queue)
+    (first, _), (second, _) = queue.receive(hidden=60)
+    assert queue.delete(["gone", first, "lost"]) == 2
+    assert queue.hide(["gone", second], 0) == 1
+    assert world.messages == (1, 0)
 
 
 def test_files_that_are_held_back_stay_in_the_queue(world):
