@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ import boto3
 import pytest
 from moto.sqs.models import sqs_backends
 
-from currents_ingest import api, aws_lambda, config, drain, status
+from currents_ingest import api, aws_lambda, backends, config, drain, status
 from currents_ingest.errors import RefusedError, StoreError
 from currents_ingest.ledger import Ledger
 from currents_ingest.manifest import Entry
@@ -40,6 +41,15 @@ TREE = Simulation(events=("*.email.Open", "*.Purchase"), hours=2, files_per_hour
 KEY = "event_type=users.behaviors.Purchase/date=2026-09-15-11/1/a/x+0+1.avro"
 
 
+SESSION = cache(boto3.session.Session)
+"""One for all: to make it takes longer than what is asked by it."""
+
+
+@cache
+def client(service):
+    return SESSION().client(service)
+
+
 @dataclass(slots=True)
 class World:
     """A bucket that notifies a queue, and feeds in a folder."""
@@ -47,8 +57,8 @@ class World:
     bucket: str
     queue: str
     root: Path
-    s3: Any = field(default_factory=lambda: boto3.client("s3"))
-    sqs: Any = field(default_factory=lambda: boto3.client("sqs"))
+    s3: Any = field(default_factory=lambda: client("s3"))
+    sqs: Any = field(default_factory=lambda: client("sqs"))
     more: dict[str, Any] = field(default_factory=dict)
     tree: dict[str, bytes] = field(default_factory=dict)
 
@@ -150,6 +160,7 @@ def tree(tmp_path_factory):
 def world(s3, tree, tmp_path, monkeypatch):
     """Notify a queue directly; it is empty, and the last listing was just now."""
     monkeypatch.setattr(drain, "WAIT", 0)
+    monkeypatch.setattr(backends, "session", SESSION)
     name = s3.name.replace("test-", "currents-")
     made = World(s3.name, name, tmp_path, tree=tree)
     made.sqs.create_queue(QueueName=name)
