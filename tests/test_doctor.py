@@ -199,7 +199,7 @@ def test_a_clock_that_is_off_is_a_problem(monkeypatch):
 # What S3 allows.
 
 
-def notify(bucket, events="s3:ObjectCreated:*", prefix="in/", name="currents"):
+def notify(bucket, name, events="s3:ObjectCreated:*", prefix="in/"):
     """Make a queue with a dead-letter queue, and let a bucket notify it."""
     client = boto3.client("sqs")
     arns = []
@@ -237,8 +237,8 @@ def own_s3(tmp_path, monkeypatch):
             for one in page:
                 body = made.get(one.key)
                 client.put_object(Bucket=source, Key=f"in/{one.key}", Body=body)
-        notify(source)
-        queue = "sqs://us-east-1/123456789012/currents"
+        notify(source, name=source)
+        queue = f"sqs://us-east-1/123456789012/{source}"
         monkeypatch.setenv("CURRENTS_SOURCE__QUEUE", queue)
         monkeypatch.setenv("CURRENTS_SOURCE__URL", f"s3://{source}/in")
         monkeypatch.setenv("CURRENTS_FEEDS__URL", f"s3://{feeds}/out")
