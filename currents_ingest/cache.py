@@ -1,33 +1,32 @@
 """A SQLite file that indexes the ledger; deleted or missing, it is rebuilt from it.
 
-It never knows anything that the bucket does not. Rows of days that only checkpoints
-cover are fetched when they are first asked for.
+It never knows anything that the bucket does not, and it stays small: rows of days that
+checkpoints cover are fetched when they are asked for, and dropped when others need the
+room.
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
-import threading
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from currents_ingest import cache_days
 from currents_ingest.cache_entries import (
     seconds,
     take_in,
 )
-from currents_ingest.cache_tables import prepare, reset
+from currents_ingest.cache_file import File
 from currents_ingest.contracts import Contract
-from currents_ingest.errors import CacheBrokenError
 from currents_ingest.manifest import Drift, SetAside
 from currents_ingest.unified import UnifiedContract
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from currents_ingest.cache_days import Day
     from currents_ingest.manifest import Entry
     from currents_ingest.store import StoredObject
 
@@ -45,26 +44,20 @@ STATE_TABLES = (
     "pace",
 )
 """Tables that a checkpoint holds whole."""
+MOST_ROWS = 500_000
+"""Rows of old entries that are kept, of files and of hours each."""
+_AT_ONCE = 10_000
 
 
 Write = TypeVar("Write", bound="Callable[..., None]")
 
 
-def _surviving(write: Write) -> Write:
-    """Write in one transaction; if the file fails, go on in memory."""
+def _in_one_go(change: Write) -> Write:
+    """Write in one transaction."""
 
-    @wraps(write)
+    @wraps(change)
     def wrapped(self: Cache, *args: Any) -> None:
-        def once() -> None:
-            with self._lock, self._db:
-                self._db.execute("begin immediate")
-                write(self, *args)
-
-        try:
-            once()
-        except sqlite3.DatabaseError:
-            self._move_to_memory()
-            once()
+        self.file.write(lambda: change(self, *args))
 
     return cast("Write", wrapped)
 
@@ -76,51 +69,36 @@ class Cache:
     counted since 1970.
     """
 
-    def __init__(
-        self, connection: sqlite3.Connection, path: Path | None = None
-    ) -> None:
-        self._db = connection
-        self._path = path
-        self._lock = threading.RLock()
+    def __init__(self, file: File) -> None:
+        self.file = file
+        self._wanted: list[set[tuple[str, str, int]]] = []
+        """Days that threads ask for at this moment."""
+        self._used: dict[tuple[str, str, int], int] = {}
+        self._asked = 0
+        self._held: dict[str, int] = {}
+        self.fetch: Callable[[str, Collection[Day]], None] = _nothing
+        """Loads days that only checkpoints hold; the ledger gives it."""
 
     @staticmethod
     def open(path: Path, url: str) -> Cache:
-        """Open the cache of the ledger at *url*; start anew if it is another's.
-
-        A file that cannot be used is replaced; where none can be written, the cache
-        is kept in memory.
-        """
-        for _ in range(2):
-            try:
-                return _opened(path, url)
-            except (sqlite3.OperationalError, OSError):  # locked, full, read-only
-                break
-            except sqlite3.DatabaseError:  # damaged
-                with suppress(OSError):
-                    path.unlink()
-        return _opened(None, url)
+        """Open the cache of the ledger at *url*; start anew if it is another's."""
+        return Cache(File.open(path, url))
 
     @staticmethod
     def look(path: Path, url: str) -> Cache:
         """Open a copy in memory, so that looking leaves the file as it is."""
-        memory = sqlite3.connect(":memory:", check_same_thread=False)
-        with suppress(sqlite3.DatabaseError):
-            file = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-            file.backup(memory)
-            file.close()
-        prepare(memory, url)
-        return Cache(memory)
+        return Cache(File.look(path, url))
 
     def close(self) -> None:
         """Close the file."""
-        self._db.close()
+        self.file.close()
 
     def meta(self, name: str) -> str | None:
         """Return a remembered value."""
         found = self._rows("select value from meta where name = ?", name)
         return str(found[0][0]) if found else None
 
-    @_surviving
+    @_in_one_go
     def remember(self, name: str, value: str) -> None:
         """Keep a value that can be found out again."""
         self._set(name, value)
@@ -137,30 +115,36 @@ class Cache:
 
     def forget(self, url: str) -> None:
         """Empty the cache."""
-        with self._lock:
-            reset(self._db, url)
+        self.file.forget(url)
 
-    @_surviving
+    @_in_one_go
     def apply(self, entry: Entry, digest: str) -> None:
         """Take in the next entry; one that is in already changes nothing."""
         if entry.number != self.head + 1:
             return
-        take_in(self._db, entry)
+        take_in(self.file.db, entry)
         if entry.reconciled:
             self._set("reconciled", str(seconds(entry.reconciled)))
         self._set("head", str(entry.number))
         self._set("digest", digest)
+        files = sum(len(batch.inputs) for batch in entry.batches)
+        self._set("unfolded", str(self.unfolded + files))
 
-    def unseen(self, listed: Sequence[StoredObject]) -> list[StoredObject]:
-        """Return those that the ledger does not hold with the same ETag and size."""
+    def unseen(
+        self, listed: Sequence[StoredObject], days: Collection[Day] = ()
+    ) -> list[StoredObject]:
+        """Return those that the ledger does not hold with the same ETag and size.
+
+        Args:
+            listed: Files.
+            days: The event types and queued days of those that have them.
+        """
         keys = json.dumps([one.key for one in listed])
-        held = set(
-            self._rows(
-                "select key, etag, size from files where key in "
-                "(select value from json_each(?))",
-                keys,
-            )
+        query = (
+            "select key, etag, size from files where key in "
+            "(select value from json_each(?))"
         )
+        held = set(self._whole("files", days, query, keys))
         return [one for one in listed if (one.key, one.etag, one.size) not in held]
 
     def watermark(self, event_type: str) -> datetime | None:
@@ -221,9 +205,14 @@ class Cache:
         self, event_type: str, hours: Sequence[int], since: datetime, until: datetime
     ) -> list[str]:
         """Return the index objects that hold these event hours and queued times."""
-        found = self._rows(
+        query = (
             "select distinct object from hours where event_type = ? and hour in "
-            "(select value from json_each(?)) and queued_to >= ? and queued_from <= ?",
+            "(select value from json_each(?)) and queued_to >= ? and queued_from <= ?"
+        )
+        found = self._whole(
+            "hours",
+            {(event_type, cache_days.filed("hours", hour)) for hour in hours},
+            query,
             event_type,
             json.dumps(list(hours)),
             seconds(since),
@@ -255,93 +244,163 @@ class Cache:
     ) -> list[dict[str, Any]]:
         """Return a table's rows by column name, in a fixed order."""
         query = f"select * from {name} where {where} order by 1, 2"  # noqa: S608 (our names)
-        names, rows = self._select(query, values)
+        names, rows = self.file.select(query, values)
         return [dict(zip(names, row, strict=True)) for row in rows]
 
-    @_surviving
-    def restore(self, number: int, state: dict[str, Any]) -> None:
+    @property
+    def unfolded(self) -> int:
+        """Count the files of entries that no checkpoint covers yet."""
+        return int(self.meta("unfolded") or 0)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds beside days, and the last entry applied."""
+        kept = f"not ({cache_days.FOLDED['files']})"
+        with self.file.reading():
+            return {
+                **{name: self.table(name) for name in STATE_TABLES},
+                "files": self.table("files", kept),
+                "meta": {name: self.meta(name) for name in STATE_META},
+                "head": self.head,
+                "digest": self.meta("digest"),
+            }
+
+    def added(self, kind: str, after: int, until: int) -> Iterator[dict[str, Any]]:
+        """Yield the rows of some entries that checkpoints hold by day.
+
+        They come by event type and then by ``hour``.
+        """
+        query = (
+            f"select * from {kind} where entry > ? and entry <= ? "  # noqa: S608 (our names)
+            f"and {cache_days.FOLDED[kind]} order by event_type, hour, 1, 2, 3"
+        )
+        return self.file.stream(query, (after, until), _AT_ONCE)
+
+    @_in_one_go
+    def restore(self, number: int, state: Mapping[str, Any]) -> None:
         """Begin from a checkpoint's state instead of the first entry."""
         for name in STATE_TABLES:
             self._insert(name, state.get(name, []))
         self._insert("files", state["files"])
-        self._insert("segments", state["segments"])
         for name, value in state["meta"].items():
-            self._set(name, value)
-        self._set("base", str(number))
+            if value is not None:
+                self._set(name, value)
+        self._set("digest", state["digest"])
         self._set("head", str(number))
+        self._begin_from(number, state["months"], whole=False)
 
-    def unloaded(self, kind: str, days: Iterable[int]) -> list[str]:
-        """Return the checkpoint segments of these days that are not in yet.
+    @_in_one_go
+    def begin_from(self, number: int, months: Sequence[Sequence[Any]]) -> None:
+        """Leave what entries up to *number* said to the checkpoint that covers them."""
+        self._begin_from(number, months, whole=self.base == 0)
+        self._held.clear()
+        for kind in cache_days.FOLDED:
+            self._trim(kind)
 
-        Hours lie under the last day that their batch was queued: one that began within
-        these days may have ended on any later one.
+    def months(self, kind: str, event_type: str) -> dict[str, int]:
+        """Return how many rows checkpoints hold, at least, in each month."""
+        query = "select month, rows from months where kind = ? and event_type = ?"
+        return dict(self._rows(query, kind, event_type))
+
+    @_in_one_go
+    def load(
+        self,
+        kind: str,
+        base: int,
+        days: Mapping[Day, int],
+        rows: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Take in whole days; what newer entries said stays.
+
+        Args:
+            kind: files or hours.
+            base: The checkpoint's number when it was read; if it is another by now,
+                nothing is taken in.
+            days: How many rows each has.
+            rows: All their rows.
         """
-        wanted = sorted(days)
-        found = self._rows(
-            "select object from segments where kind = ? and (day in "
-            "(select value from json_each(?)) or (kind = 'hours' and day > ?)) "
-            "order by object",
-            kind,
-            json.dumps(wanted),
-            wanted[-1] if wanted else 10**9,
-        )
-        return [object_ for (object_,) in found]
-
-    @_surviving
-    def load(self, kind: str, segment: str, rows: list[dict[str, Any]]) -> None:
-        """Take in a checkpoint segment; what newer entries said stays."""
+        if base != self.base:
+            return
         self._insert(kind, rows)
-        self._db.execute("delete from segments where object = ?", (segment,))
+        self.file.db.executemany(
+            f"insert or replace into loaded values ('{kind}', ?, ?, ?)",  # noqa: S608 (our names)
+            [(*day, count) for day, count in days.items()],
+        )
+        if kind in self._held:
+            self._held[kind] += sum(days.values())
+        self._trim(kind)
 
-    def _insert(self, name: str, rows: list[dict[str, Any]]) -> None:
+    def _whole(
+        self, kind: str, days: Collection[Day], query: str, *values: Any
+    ) -> list[Any]:
+        """Ask for rows of days once they are all in."""
+        asked = {(kind, *day) for day in days}
+        with self.file.lock:
+            self._wanted.append(asked)
+            self._asked += 1
+            self._used |= dict.fromkeys(asked, self._asked)
+        try:
+            while True:
+                with self.file.reading():
+                    missing = self._missing(kind, days)
+                    if not missing:
+                        return self._rows(query, *values)
+                self.fetch(kind, missing)
+        finally:
+            with self.file.lock:
+                self._wanted.remove(asked)
+
+    def _missing(self, kind: str, days: Collection[Day]) -> list[Day]:
+        return cache_days.missing(self.file.db, kind, days) if self.base else []
+
+    def _begin_from(
+        self, number: int, months: Sequence[Sequence[Any]], *, whole: bool
+    ) -> None:
+        cache_days.begin_from(self.file.db, number, months, whole=whole)
+        self._set("base", str(number))
+        found = self.file.db.execute(
+            "select count(*) from files where entry > ?", (number,)
+        ).fetchone()
+        self._set("unfolded", str(found[0]))
+
+    def _trim(self, kind: str) -> None:
+        """Drop the days that were not asked for longest, if there are too many rows."""
+        db = self.file.db
+        if kind not in self._held:
+            query = "select coalesce(sum(rows), 0) from loaded where kind = ?"
+            self._held[kind] = db.execute(query, (kind,)).fetchone()[0]
+        if self._held[kind] <= MOST_ROWS:
+            return
+        query = "select kind, event_type, day, rows from loaded where kind = ?"
+        found = [(one[:3], one[3]) for one in db.execute(query, (kind,))]
+        found.sort(key=lambda one: (self._used.get(one[0], 0), one))
+        total, dropped = sum(rows for _, rows in found), []
+        for day, rows in found:
+            if total <= MOST_ROWS // 2:
+                break
+            if not any(day in asked for asked in self._wanted):
+                dropped.append(day[1:])
+                self._used.pop(day, None)
+                total -= rows
+        cache_days.drop(db, kind, self.base, dropped)
+        self._held[kind] = total
+
+    def _insert(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         if rows:
             marks = ", ".join(f":{column}" for column in rows[0])
-            self._db.executemany(
+            self.file.db.executemany(
                 f"insert or ignore into {name} ({', '.join(rows[0])}) values ({marks})",  # noqa: S608 (our names)
                 rows,
             )
 
-    def _move_to_memory(self) -> None:
-        """Go on without the file: it was deleted, is full, or may not be written."""
-        memory = sqlite3.connect(":memory:", check_same_thread=False)
-        memory.isolation_level = None
-        try:
-            self._db.backup(memory)
-        except sqlite3.DatabaseError as error:
-            raise self._broken() from error
-        self._db = memory
-
-    def _broken(self) -> CacheBrokenError:
-        if self._path:
-            with suppress(OSError):
-                self._path.unlink()
-        return CacheBrokenError(str(self._path))
-
     def _set(self, name: str, value: str) -> None:
-        self._db.execute("insert or replace into meta values (?, ?)", (name, value))
+        self.file.db.execute("insert or replace into meta values (?, ?)", (name, value))
 
     def _rows(self, query: str, *values: Any) -> list[Any]:
-        return self._select(query, values)[1]
-
-    def _select(self, query: str, values: Sequence[Any]) -> tuple[list[str], list[Any]]:
-        """Return column names and rows; no other thread writes meanwhile."""
-        with self._lock:
-            try:
-                cursor = self._db.execute(query, values)
-                rows = cursor.fetchall()
-            except sqlite3.DatabaseError as error:
-                raise self._broken() from error
-        return [column[0] for column in cursor.description], rows
+        return self.file.select(query, values)[1]
 
 
-def _opened(path: Path | None, url: str) -> Cache:
-    if path and str(path) != ":memory:":
-        path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(
-        str(path or ":memory:"), timeout=30, check_same_thread=False
-    )
-    prepare(connection, url)
-    return Cache(connection, path)
+def _nothing(_: str, __: Collection[Day]) -> None:
+    """Fetch nothing: there is no checkpoint."""
 
 
 def _time(seconds: int) -> datetime:

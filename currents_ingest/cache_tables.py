@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import sqlite3
 
-VERSION = "4"
+VERSION = "5"
 
 _TABLES = """
 create table meta (name text primary key, value text) without rowid;
@@ -32,7 +32,10 @@ create table schemas (fingerprint text, event_type text, seen text, body text,
 create table pace (day integer, event_type text, queued text, read text,
   duplicates text, rejects text, unfit text, wait text, delay text,
   primary key (day, event_type)) without rowid;
-create table segments (object text primary key, day integer, kind text) without rowid;
+create table loaded (kind text, event_type text, day integer, rows integer,
+  primary key (kind, event_type, day)) without rowid;
+create table months (kind text, event_type text, month text, rows integer,
+  small integer, primary key (kind, event_type, month)) without rowid;
 """
 
 

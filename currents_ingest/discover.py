@@ -13,6 +13,7 @@ from itertools import chain, groupby
 from typing import TYPE_CHECKING
 
 from currents_ingest import keys
+from currents_ingest.cache_entries import seconds
 from currents_ingest.contracts import feed_name, raw_contract
 from currents_ingest.errors import ForeignKeyError
 from currents_ingest.manifest import SetAside
@@ -107,8 +108,8 @@ def found_in(ledger: Ledger, event_type: str, page: list[StoredObject]) -> Found
         except ForeignKeyError as error:
             if not keys.is_folder_marker(one.key, one.size):
                 foreign.append((one, str(error)))
-    ledger.need("files", {int(file.key.hour.timestamp()) // 86400 for file in files})
-    fresh = {one.key for one in ledger.cache.unseen(page)}
+    days = {(event_type, seconds(file.key.hour) // 86400) for file in files}
+    fresh = {one.key for one in ledger.cache.unseen(page, days)}
     files = [file for file in files if file.listed.key in fresh]
     asides = tuple(
         SetAside(

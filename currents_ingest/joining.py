@@ -167,8 +167,6 @@ def _others(
     horizon = session.settings.feeds.dedupe_horizon
     since = datetime.fromtimestamp(first * 3600, UTC)
     until = datetime.fromtimestamp((last + 1) * 3600, UTC) + horizon
-    days = range(first // 24, int(until.timestamp()) // 86400 + 1)
-    ledger.need("hours", days)
     hours = range(first, last + 1)
     objects = ledger.cache.index_objects(join.event, hours, since, until)
     people = rows.select(join.on)

@@ -8,17 +8,16 @@ staged moves them. Entries are never changed or removed.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from datetime import UTC, datetime
-from itertools import chain, repeat, takewhile
-from typing import TYPE_CHECKING, Any
+from itertools import takewhile
+from typing import TYPE_CHECKING
 
 import structlog
 from pydantic import ValidationError
 
-from currents_ingest import parquet
-from currents_ingest.cache import STATE_META, STATE_TABLES, Cache
+from currents_ingest import checkpoints
+from currents_ingest.cache import Cache
 from currents_ingest.errors import (
     AlreadyThereError,
     FatalError,
@@ -29,21 +28,24 @@ from currents_ingest.errors import (
 from currents_ingest.manifest import FORMAT, Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from datetime import timedelta
     from pathlib import Path
 
+    from currents_ingest.cache_days import Day
     from currents_ingest.store import Store
 
 log = structlog.get_logger()
 
 FOLDER, STAGING = "_ledger", "_staging"
-_STATES, _DAYS = f"{FOLDER}/checkpoints/state", f"{FOLDER}/checkpoints/days"
 PROBE = f"{FOLDER}/probe"
 CHECKPOINT_EVERY = 64
 """Entries between checkpoints: a start on an empty disk reads so many at most."""
-_AHEAD = (1, 4, 16, 64)
-"""Entries asked for at once: one when nothing is new, more and more when much is."""
+CHECKPOINT_FILES = 50_000
+"""Files between checkpoints, of an entry or more: a load commits many at once."""
+_AHEAD = 64
+"""Entries asked for at once at most: one when nothing is new, more when much is."""
+_BYTES_AHEAD = 32_000_000
 _AT_ONCE = 500
 _ENTRY = re.compile(rf"{FOLDER}/\d{{10}}\.json")
 
@@ -59,6 +61,7 @@ class Ledger:
     def __init__(self, store: Store, cache: Cache, *, daily_copy: bool = False) -> None:
         self.store = store
         self.cache = cache
+        cache.fetch = self._fetch
         self._daily_copy = daily_copy
         self.head = cache.head
         """Last entry that this process has taken in; another one that uses the same
@@ -155,10 +158,8 @@ class Ledger:
             LedgerBrokenError: One is missing, though later ones are there.
         """
         self._check_cache()
-        if self.cache.head == 0:
-            self._restore()
-        number = self.cache.head + 1
-        for size in chain(_AHEAD, repeat(_AHEAD[-1])):
+        number, size = self.cache.head + 1, 1
+        while True:
             keys = [entry_key(n) for n in range(number, number + size)]
             bodies = list(takewhile(_is_there, self.store.find(keys)))
             if bodies:
@@ -170,6 +171,8 @@ class Ledger:
             number += len(bodies)
             if len(bodies) < size and not self._goes_on_after(number):
                 return
+            largest = max((len(body) for body in bodies if body), default=1)
+            size = max(1, min(size * 4, _AHEAD, _BYTES_AHEAD // largest))
 
     def _goes_on_after(self, number: int) -> bool:
         """Tell whether an entry came while we looked; a gap is an error."""
@@ -195,29 +198,33 @@ class Ledger:
         self.store.delete(output.staged for output in waiting)
 
     def fold(self, run: str, now: datetime) -> bool:
-        """Write a checkpoint if enough entries came since the last one."""
-        last = self._last_checkpoint()
-        head = self.cache.head
-        if head - last < CHECKPOINT_EVERY:
+        """Write a checkpoint if enough came since the last one.
+
+        Others may commit, fold or start meanwhile: see ``checkpoints``.
+        """
+        if not self._much_is_unfolded():
             return False
-        old = self._state(last)["segments"] if last else []
-        segments = [*old, *self._write_segments(last, head)]
-        state = {
-            **{name: self.cache.table(name) for name in STATE_TABLES},
-            "files": self.cache.table("files", "state <> 'done'"),
-            "segments": segments,
-            "meta": {name: self.cache.meta(name) for name in STATE_META},
-            "digest": _digest(self.store.get(entry_key(head))),
-            "format": FORMAT,
-            "run": run,
-            "at": now.isoformat(),
-        }
-        try:
-            self.store.create(f"{_STATES}/{head:010}.json", json.dumps(state).encode())
-        except AlreadyThereError:
-            return False  # a rival's holds the same
-        log.info("checkpoint written", entry=head, segments=len(segments))
+        last = checkpoints.newest(self.store)
+        if last.number < self.cache.base:
+            log.warning("checkpoints were removed; making them anew")
+            self.cache.forget(self.store.url)
+            self.catch_up()
+        elif self.cache.base < last.number <= self.cache.head:  # a rival's
+            self.cache.begin_from(last.number, last.months)
+        if last.number > self.cache.head or not self._much_is_unfolded():
+            return False
+        new = checkpoints.write(self.store, self.cache, last, run, now)
+        if new is None:
+            return False
+        self.cache.begin_from(new.number, new.months)
+        log.info("checkpoint written", entry=new.number)
         return True
+
+    def _much_is_unfolded(self) -> bool:
+        entries = self.cache.head - self.cache.base
+        return entries >= CHECKPOINT_EVERY or (
+            entries > 0 and self.cache.unfolded >= CHECKPOINT_FILES
+        )
 
     def sweep(self, run: str, kept: timedelta) -> None:
         """Remove what other runs left in staging longer than *kept* ago.
@@ -241,63 +248,25 @@ class Ledger:
             log.info("staging swept", objects=len(old))
 
     def need(self, kind: str, days: Iterable[int]) -> None:
-        """See that the cache knows these days (since 1970) of an old ledger."""
-        if self.cache.base == 0:
-            return
-        missing = self.cache.unloaded(kind, days)
-        for segment, body in zip(missing, self.store.gather(missing), strict=True):
-            self.cache.load(kind, segment, parquet.from_bytes(body).to_dicts())
+        """Do nothing any more: the cache itself fetches the days it is asked for."""
 
-    def need_all(self) -> None:
-        """See that the cache knows every day."""
-        for kind in ("files", "hours"):
-            days = {row["day"] for row in self.cache.table("segments")}
-            self.need(kind, days)
+    def _fetch(self, kind: str, days: Collection[Day]) -> None:
+        checkpoints.fetch(self.store, self.cache, kind, days)
 
     def _check_cache(self) -> None:
-        """Start the cache anew if its last entry is not the bucket's."""
-        head = self.cache.head
+        """Start the cache anew if its last entry is not the bucket's, or far behind."""
+        head, far = self.cache.head, None
         if head:
-            body = self.store.find([entry_key(head)])[0]
+            keys = [entry_key(head), entry_key(head + CHECKPOINT_EVERY)]
+            body, far = self.store.find(keys)
             if body is None or _digest(body) != self.cache.meta("digest"):
                 log.warning("cache does not fit the ledger; rebuilding it", entry=head)
                 self.cache.forget(self.store.url)
-
-    def _restore(self) -> None:
-        if last := self._last_checkpoint():
-            state = self._state(last)
-            state["meta"] = {
-                name: value
-                for name, value in {**state["meta"], "digest": state["digest"]}.items()
-                if value is not None
-            }
-            self.cache.restore(last, state)
-
-    def _last_checkpoint(self) -> int:
-        found = [one.key for page in self.store.listing(_STATES) for one in page]
-        return int(found[-1].rsplit("/", 1)[-1].removesuffix(".json")) if found else 0
-
-    def _state(self, number: int) -> dict[str, Any]:
-        key = f"{_STATES}/{number:010}.json"
-        state: dict[str, Any] = json.loads(self.store.get(key))
-        if state["format"] != FORMAT:
-            raise LedgerBrokenError(key, "it was written by a newer version")
-        return state
-
-    def _write_segments(self, last: int, head: int) -> list[dict[str, Any]]:
-        """Write what entries after *last* added, an object for each queued day."""
-        segments = []
-        for kind, column in (("files", "hour"), ("hours", "queued_to")):
-            span = "entry > ? and entry <= ?"
-            also = " and state = 'done'" if kind == "files" else ""
-            by_day: dict[int, list[dict[str, Any]]] = {}
-            for row in self.cache.table(kind, span + also, last, head):
-                by_day.setdefault(row[column] // 86400, []).append(row)
-            for day, rows in sorted(by_day.items()):
-                name = f"{_DAYS}/{_date(day)}/{kind}-{head:010}.parquet"
-                self.store.put(name, parquet.rows_to_bytes(rows))
-                segments.append({"object": name, "day": day, "kind": kind})
-        return segments
+        if far or not self.cache.head:
+            last = checkpoints.newest(self.store)
+            if last.number > self.cache.head:
+                self.cache.forget(self.store.url)
+                self.cache.restore(last.number, last.holds)
 
 
 def _is_there(body: bytes | None) -> bool:
@@ -324,10 +293,6 @@ def read_entry(key: str, body: bytes) -> Entry:
 
 def _digest(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
-
-
-def _date(day: int) -> str:
-    return datetime.fromtimestamp(day * 86400, UTC).date().isoformat()
 
 
 def _lost(entry: Entry, key: str) -> str:

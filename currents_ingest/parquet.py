@@ -8,7 +8,6 @@ left to choose here. Source: Amperity docs, "About Apache Parquet".
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import polars as pl
 
@@ -30,15 +29,10 @@ def to_bytes(frame: pl.DataFrame) -> bytes:
 
 
 def index_to_bytes(frame: pl.DataFrame) -> bytes:
-    """Write an id index object; nobody but us reads it, so it may use zstd."""
+    """Write an id index or a checkpoint; nobody else reads them, so it may be zstd."""
     out = io.BytesIO()
     frame.write_parquet(out, compression="zstd", compression_level=1)
     return out.getvalue()
-
-
-def rows_to_bytes(rows: list[dict[str, Any]]) -> bytes:
-    """Write rows of plain values, as a checkpoint holds them."""
-    return index_to_bytes(pl.DataFrame(rows, infer_schema_length=None))
 
 
 def from_bytes(body: bytes, columns: list[str] | None = None) -> pl.DataFrame:

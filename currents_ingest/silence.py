@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
 from currents_ingest import discover, history, keys, rhythm
+from currents_ingest.cache_entries import seconds
 from currents_ingest.errors import (
     CurrentsError,
     ForeignKeyError,
@@ -178,17 +179,18 @@ def _lying(
 
 
 def _of(ledger: Ledger, objects: list[StoredObject]) -> _Lying:
-    hours = {}
+    hours, days = {}, set()
     for one in objects:
         try:
-            hours[one] = keys.parse(one.key).hour
+            key = keys.parse(one.key)
         except ForeignKeyError:
             continue
+        hours[one] = key.hour
+        days.add((key.event_type, seconds(key.hour) // 86400))
     if not hours:
         return _Lying()
-    ledger.need("files", {int(one.timestamp()) // 86400 for one in hours.values()})
     last = max(hours, key=lambda one: (hours[one], one.key))
-    waiting = tuple(ledger.cache.unseen(list(hours)))
+    waiting = tuple(ledger.cache.unseen(list(hours), days))
     return _Lying(newest=hours[last], last=last, waiting=waiting)
 
 
