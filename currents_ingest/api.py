@@ -197,7 +197,6 @@ def load(  # noqa: PLR0913 (three of them by name, each rare)
     hours = _window(since, until)
     with begin(settings, engine) as session:
         outcome = _ingest(session, [_listing(session, lambda _: hours)], stop, seen)
-        session.ledger.fold(session.token, datetime.now(UTC))
         warnings = after.follow_up(session, datetime.now(UTC), compare=False)
         return replace(outcome, warnings=warnings)
 
@@ -209,7 +208,11 @@ def survey(settings: Settings, since: date, until: date) -> Survey:
     foreign = 0
     with looking(settings) as (source, ledger):
         for page in discover.new_files(
-            source, ledger, settings.source.events, lambda _: hours
+            source,
+            ledger,
+            settings.source.events,
+            lambda _: hours,
+            at_once=settings.limits.concurrency,
         ):
             files, size = by_type.get(page.event_type, (0, 0))
             files += len(page.files)
@@ -280,8 +283,15 @@ class Way(NamedTuple):
 
 
 def _listing(session: Session, window: Callable[[str], Window]) -> Way:
-    source, events = session.source, session.settings.source.events
-    return Way(lambda: discover.new_files(source, session.ledger, events, window))
+    source, settings = session.source, session.settings
+    events, at_once = settings.source.events, settings.limits.concurrency
+
+    def found() -> Iterable[Found]:
+        return discover.new_files(
+            source, session.ledger, events, window, at_once=at_once
+        )
+
+    return Way(found)
 
 
 def _ingest(
@@ -304,6 +314,7 @@ def _ingest(
                         settled = way.settle(committed)
                         outcome = outcome.plus(settled)
                         seen(settled)
+                        session.ledger.fold(session.token, datetime.now(UTC))
                     break
                 except (LedgerConflictError, WorkLostError) as error:
                     log.info("planning anew", why=error.told())

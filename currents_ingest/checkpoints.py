@@ -25,10 +25,16 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import structlog
 
 from currents_ingest import parquet
 from currents_ingest.cache_days import FOLDED, filed
-from currents_ingest.errors import AlreadyThereError, LedgerBrokenError, NotThereError
+from currents_ingest.errors import (
+    AlreadyThereError,
+    LedgerBrokenError,
+    NotThereError,
+    RefusedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -36,6 +42,8 @@ if TYPE_CHECKING:
     from currents_ingest.cache import Cache
     from currents_ingest.cache_days import Day
     from currents_ingest.store import Store
+
+log = structlog.get_logger()
 
 ROOT = "_ledger/checkpoints"
 _STATES = f"{ROOT}/states"
@@ -151,7 +159,7 @@ def write(
     months = {_Month(*one[:3]): (one[3], one[4]) for one in last.months}
     gone = [(key, at) for key, at in last.holds.get("gone", ())]
     due = [key for key, at in gone if now - datetime.fromisoformat(at) >= _KEPT]
-    store.delete(due)
+    _remove(store, due)
     gone = [one for one in gone if one[0] not in due]
     for part, rows, small, merged in _folded(store, cache, last, number):
         months[part] = max(0, months.get(part, (0, 0))[0] + rows), small
@@ -171,7 +179,7 @@ def write(
         store.create(f"{_STATES}/{number:010}.json.gz", body)
     except AlreadyThereError:
         return None
-    store.delete(_states(store)[:-_STATES_KEPT])
+    _remove(store, _states(store)[:-_STATES_KEPT])
     return State(number, state)
 
 
@@ -304,6 +312,14 @@ def _put(store: Store, part: _Month, rows: pl.DataFrame) -> list[_Segment]:
         store.put(key, body)
         written.append(_Segment(key, first, last, some.height))
     return written
+
+
+def _remove(store: Store, keys: Sequence[str]) -> None:
+    """Remove what others replace; where that is not allowed, it lies there for ever."""
+    try:
+        store.delete(keys)
+    except RefusedError as error:
+        log.warning("old checkpoints stay", told=error.told())
 
 
 def _small(segments: Iterable[_Segment]) -> int:

@@ -7,10 +7,14 @@ size.
 
 from __future__ import annotations
 
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import chain, groupby
-from typing import TYPE_CHECKING
+from itertools import chain, groupby, islice
+from operator import itemgetter
+from typing import TYPE_CHECKING, TypeVar
 
 from currents_ingest import keys
 from currents_ingest.cache_entries import seconds
@@ -31,6 +35,10 @@ if TYPE_CHECKING:
     from currents_ingest.store import Store
     from currents_ingest.unified import UnifiedContract
 
+T = TypeVar("T")
+
+_THREADS = 16
+"""Event types that are listed at once."""
 MAX_FILES = 10_000
 """Files in one batch: what a manifest and one round of requests can bear."""
 
@@ -77,16 +85,24 @@ def new_files(
     ledger: Ledger,
     events: Iterable[str],
     window: Callable[[str], Window],
+    *,
+    at_once: int = _THREADS,
 ) -> Iterator[Found]:
-    """Yield pages of files that the ledger does not hold.
+    """Yield pages of files that the ledger does not hold, by event type.
+
+    Several event types are listed and looked up at once, each as far as its next page
+    with something new.
 
     Args:
         source: The Currents folder.
         ledger: What is done.
         events: Globs of event types.
         window: The hours to list of an event type.
+        at_once: Requests in flight at most.
     """
-    for event_type, folder in event_folders(source, events):
+    stop = threading.Event()
+
+    def pages(event_type: str, folder: str) -> Iterator[Found]:
         hours = window(event_type)
         after = keys.hour_prefix(folder, hours.since) if hours.since else ""
         end = keys.hour_prefix(folder, hours.until) if hours.until else ""
@@ -94,8 +110,42 @@ def new_files(
             inside = [one for one in page if not end or one.key < end]
             if found := found_in(ledger, event_type, inside):
                 yield found
-            if len(inside) < len(page):
-                break
+            if len(inside) < len(page) or stop.is_set():
+                return
+
+    folders = groupby(event_folders(source, events), key=itemgetter(0))
+    found = [
+        chain.from_iterable([pages(*one) for one in several]) for _, several in folders
+    ]
+    return ahead(found, min(_THREADS, at_once), stop)
+
+
+def ahead(
+    sources: Iterable[Iterator[T]], threads: int, stop: threading.Event
+) -> Iterator[T]:
+    """Yield what each iterator has, one after the other.
+
+    Args:
+        sources: So many of them as there are threads are asked for one item ahead.
+        threads: How many.
+        stop: Set once nobody wants more, so that who still looks for an item gives up.
+    """
+    waiting = iter(sources)
+    asked: deque[tuple[Iterator[T], Future[T | None]]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="list") as pool:
+        try:
+            while True:
+                for one in islice(waiting, threads - len(asked)):
+                    asked.append((one, pool.submit(next, one, None)))
+                if not asked:
+                    return
+                current, future = asked.popleft()
+                while (found := future.result()) is not None:
+                    future = pool.submit(next, current, None)
+                    yield found
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
 
 
 def found_in(ledger: Ledger, event_type: str, page: list[StoredObject]) -> Found | None:

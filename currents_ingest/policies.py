@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from currents_ingest.config import Settings
 
 _BUCKET = "arn:aws:s3:::{}"
-_REMOVED = ("_staging/*", "_ledger/lease/*", "_ledger/probe/*")
+_REMOVED = (
+    "_staging/*",
+    "_ledger/lease/*",
+    "_ledger/probe/*",
+    "_ledger/checkpoints/*",
+)
 """What a run removes below the feeds URL; nothing else is ever deleted."""
 _REMOVED_OF_AUDIENCES = ("_audiences/*",)
 """Snapshots that newer ones replace, and leases."""

@@ -18,7 +18,11 @@ from currents_ingest import cache as cache_module
 from currents_ingest import checkpoints
 from currents_ingest import ledger as ledger_module
 from currents_ingest.cache_entries import ASIDE
-from currents_ingest.errors import LedgerBrokenError, LedgerConflictError
+from currents_ingest.errors import (
+    LedgerBrokenError,
+    LedgerConflictError,
+    RefusedError,
+)
 from currents_ingest.ledger import Ledger, entry_key
 from currents_ingest.manifest import Entry, FileId, Input, Manifest, Output, SetAside
 from currents_ingest.store import Store, StoredObject
@@ -413,3 +417,21 @@ def test_decisions_about_files_outlive_a_checkpoint(store):
         listed = [StoredObject(key=one.key, etag="e", size=1) for one in asides]
         days = {(OPEN, int(HOUR.timestamp()) // 86400)}
         assert fresh.cache.unseen(listed, days) == []
+
+
+class Keeping(Store):
+    def delete(self, keys):
+        for key in keys:
+            if key.startswith(checkpoints.ROOT):
+                raise RefusedError("delete", key, "AccessDenied")
+            super().delete([key])
+
+
+def test_a_role_that_may_remove_nothing_folds_all_the_same():
+    url = f"memory://{uuid4()}"
+    ledger = opened(Keeping(url, Store.open(url)._store))  # noqa: SLF001
+    with small():
+        for n in range(8):
+            commit(ledger, batch(OPEN, HOURS))
+            assert ledger.fold("run", AT + timedelta(hours=n))
+        check(opened(ledger.store))

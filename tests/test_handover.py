@@ -149,6 +149,7 @@ def test_the_policies_allow_no_more_than_is_needed():
         "/_staging/*",
         "/_ledger/lease/*",
         "/_ledger/probe/*",
+        "/_ledger/checkpoints/*",
     ]
     source = "arn:aws:s3:::acme-currents"
     about_source = [one for one in own["Statement"] if source in str(one["Resource"])]
