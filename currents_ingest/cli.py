@@ -16,11 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
 
-import structlog
 import typer
 from rich.markup import escape
 
-from currents_ingest import logs
 from currents_ingest.commands import (
     audience,
     doctor,
@@ -121,6 +119,8 @@ def _before(
     ] = "console",
 ) -> None:
     """Braze Currents Avro in, Parquet feeds for Amperity out, each event once."""
+    from currents_ingest import logs
+
     chosen[0] = config
     one_of("--log-format", log_format, get_args(logs.Format))
     chosen_format: logs.Format = "json" if log_format == "json" else "console"
@@ -330,6 +330,7 @@ def demo(
     ] = None,
 ) -> None:
     """Show the whole way with made-up data: no account, no network, no settings."""
+    from currents_ingest import logs
     from currents_ingest.demo import demo as show
 
     logs.configure(logging.ERROR)  # what it shows is the point, not how it came about
@@ -338,6 +339,10 @@ def demo(
 
 
 def _say(error: CurrentsError, status_: int) -> int:
+    import structlog
+
+    from currents_ingest import logs
+
     if logs.as_json():
         structlog.get_logger(__package__).error("failed", told=error.told())
         return status_

@@ -13,8 +13,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from currents_ingest.units import span
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -150,6 +148,8 @@ def _show_feeds(found: Status, *, whole: bool) -> None:
 
 def _cells(feeds: Sequence[FeedStatus]) -> tuple[str, ...]:
     """Return figures of the last 24 hours, added up; the median of the delays."""
+    from currents_ingest.units import span
+
     delays = [one.delay for one in feeds if one.delay is not None]
     rows = sum(one.rows_24h for one in feeds)
     more = (
