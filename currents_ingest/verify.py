@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from currents_ingest import discover, keys
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from currents_ingest.unified import UnifiedContract
 
 Identity = tuple[str, str, int]
+_AT_ONCE = 16
+"""Entries; one may name a million files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +68,7 @@ def verify(
     """
     source = Store.open(settings.source.url, concurrency=settings.limits.concurrency)
     feeds = Store.open(settings.feeds.url, concurrency=settings.limits.concurrency)
-    entries, found = _entries(feeds)
+    entries, states, found = _entries(feeds)
     batches = [batch for entry in entries for batch in entry.batches]
     listed = {one.key: one.size for page in feeds.listing() for one in page}
     refills = [refill for entry in entries for refill in entry.refills]
@@ -97,8 +100,6 @@ def verify(
     found += _refilled_twice(refills)
     found += _filled_twice(entries)
     found += keys_twice(feeds, entries, contracts)
-    states, twice = _states(entries)
-    found += twice
     pending, total = _pending(source, settings, states)
     counts = Counter(states.values())
     return Verified(
@@ -115,8 +116,15 @@ def verify(
     )
 
 
-def _entries(feeds: Store) -> tuple[list[Entry], list[Difference]]:
-    """Read every entry; numbers must run from 1 without a gap."""
+def _entries(
+    feeds: Store,
+) -> tuple[list[Entry], dict[bytes, str], list[Difference]]:
+    """Read every entry; numbers must run from 1 without a gap.
+
+    Returns:
+        The entries without their files, which would not fit into memory; what became
+        of each file; and what is wrong.
+    """
     folder = f"{FOLDER}/"
     names = sorted(
         one.key
@@ -125,18 +133,56 @@ def _entries(feeds: Store) -> tuple[list[Entry], list[Difference]]:
         if "/" not in one.key.removeprefix(folder)
     )
     expected = [entry_key(number) for number in range(1, len(names) + 1)]
+    held = set(names)
     found = [
         Difference(key, "is missing from the ledger")
         for key in expected
-        if key not in names
+        if key not in held
     ]
-    entries = []
-    for key, body in zip(names, feeds.gather(names), strict=True):
-        try:
-            entries.append(read_entry(key, body))
-        except LedgerBrokenError as error:
-            found.append(Difference(key, str(error)))
-    return entries, found
+    entries: list[Entry] = []
+    states: dict[bytes, str] = {}
+    for at in range(0, len(names), _AT_ONCE):
+        some = names[at : at + _AT_ONCE]
+        for key, body in zip(some, feeds.gather(some), strict=True):
+            try:
+                entry = read_entry(key, body)
+            except LedgerBrokenError as error:
+                found.append(Difference(key, str(error)))
+                continue
+            found += _followed(entry, states)
+            alone = (one.model_copy(update={"inputs": ()}) for one in entry.batches)
+            entries.append(entry.model_copy(update={"batches": tuple(alone)}))
+    return entries, states, found
+
+
+def _followed(entry: Entry, states: dict[bytes, str]) -> Iterator[Difference]:
+    """Follow every file through an entry; committed twice is a difference."""
+    for batch in entry.batches:
+        if batch.rows_in != (rows := sum(one.rows for one in batch.inputs)):
+            yield Difference(
+                _place(batch), f"its files have {rows} rows, {batch.rows_in} went in"
+            )
+        for one in batch.inputs:
+            name = _digest(one.identity)
+            if states.get(name) == "committed":
+                yield Difference(one.key, "was committed twice")
+            states[name] = "committed"
+    for state, files in (
+        ("quarantined", entry.set_aside),
+        ("released", entry.released),
+        ("discarded", entry.discarded),
+    ):
+        states |= {_digest(one.identity): state for one in files}
+
+
+def _digest(identity: Identity) -> bytes:
+    """Return what stands for a file: millions of them have to fit into memory."""
+    text = "\0".join(map(str, identity)).encode("utf-8", "surrogatepass")
+    return blake2b(text, digest_size=16).digest()
+
+
+def _place(batch: Manifest) -> str:
+    return f"{batch.feed} of {batch.planned_at:%Y-%m-%d %H:%M:%S}"
 
 
 def _published(
@@ -161,9 +207,9 @@ def _published(
 
 def _balances(batches: list[Manifest]) -> Iterator[Difference]:
     for batch in batches:
-        where = f"{batch.feed} of {batch.planned_at:%Y-%m-%d %H:%M:%S}"
+        where = _place(batch)
         out = batch.rows_out + batch.duplicates + batch.rejects
-        if batch.rows_in != out or batch.rows_in != sum(i.rows for i in batch.inputs):
+        if batch.rows_in != out:
             yield Difference(where, f"{batch.rows_in} rows went in, {out} came out")
         wanted = {
             ("feed", ""): batch.rows_out * batch.raw,
@@ -206,26 +252,8 @@ def _shared(entries: list[Entry]) -> Iterator[Difference]:
                 yield Difference(entry_key(entry.number), told)
 
 
-def _states(entries: list[Entry]) -> tuple[dict[Identity, str], list[Difference]]:
-    """Follow every file through the ledger; committed twice is a difference."""
-    states: dict[Identity, str] = {}
-    found: list[Difference] = []
-    for entry in entries:
-        for one in (i for batch in entry.batches for i in batch.inputs):
-            if states.get(one.identity) == "committed":
-                found.append(Difference(one.key, "was committed twice"))
-            states[one.identity] = "committed"
-        for state, files in (
-            ("quarantined", entry.set_aside),
-            ("released", entry.released),
-            ("discarded", entry.discarded),
-        ):
-            states |= {one.identity: state for one in files}
-    return states, found
-
-
 def _pending(
-    source: Store, settings: Settings, states: dict[Identity, str]
+    source: Store, settings: Settings, states: dict[bytes, str]
 ) -> tuple[int, int]:
     """Count listed files that the ledger does not hold, and all listed files."""
     pending = total = 0
@@ -236,7 +264,8 @@ def _pending(
             ]
             total += len(files)
             pending += sum(
-                states.get((one.key, one.etag, one.size), "released") == "released"
+                states.get(_digest((one.key, one.etag, one.size)), "released")
+                == "released"
                 for one in files
             )
     return pending, total
