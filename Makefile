@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN = $(BIN)/python -m
 
-.PHONY: demo test check wheel-test campaign campaign-audiences campaign-cohorts campaign-dask fuzz fuzz-exports bench bench-audiences bench-feeds bench-validate screenshots schemas lock clean
+.PHONY: demo test check wheel-test campaign campaign-audiences campaign-cohorts campaign-dask fuzz fuzz-exports bench bench-audiences bench-feeds bench-polls bench-validate screenshots schemas lock clean
 
 demo: $(VENV)/ready  ## the main job on made-up data
 	$(BIN)/currents-ingest demo
@@ -56,6 +56,9 @@ bench-validate: $(VENV)/ready-dev  ## validate against fastavro over s3fs; ten m
 
 bench-feeds: $(VENV)/ready-dev  ## all unified feeds beside the raw ones; ten minutes
 	$(RUN) tools.bench_feeds
+
+bench-polls: $(VENV)/ready-dev  ## polls beside a million files; twenty minutes
+	$(RUN) tools.bench_polls
 
 bench-audiences: $(VENV)/ready-dev  ## the way back: speed, and a difference of 10 million
 	$(BIN)/python tools/bench_audiences.py

@@ -18,6 +18,7 @@ import gzip
 import hashlib
 import json
 import re
+from calendar import monthrange
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -31,6 +32,7 @@ from currents_ingest import parquet
 from currents_ingest.cache_days import FOLDED, filed
 from currents_ingest.errors import (
     AlreadyThereError,
+    CheckpointGoneError,
     LedgerBrokenError,
     NotThereError,
     RefusedError,
@@ -48,7 +50,7 @@ log = structlog.get_logger()
 ROOT = "_ledger/checkpoints"
 _STATES = f"{ROOT}/states"
 _FORMAT = 2
-FULL = 10_000
+FULL = 4_000
 """Rows of a segment that is not merged any more."""
 MERGE = 8
 """Segments of a month that are not full, before they are merged."""
@@ -120,6 +122,12 @@ class _Month:
     def folder(self) -> str:
         return f"{ROOT}/{self.kind}/{self.event_type}/{self.month}"
 
+    @property
+    def days(self) -> range:
+        first = date.fromisoformat(f"{self.month}-01")
+        length = monthrange(first.year, first.month)[1]
+        return range(first.toordinal() - _EPOCH, first.toordinal() - _EPOCH + length)
+
 
 def newest(store: Store) -> State:
     """Read the newest state.
@@ -187,7 +195,7 @@ def fetch(store: Store, cache: Cache, kind: str, days: Collection[Day]) -> None:
     """Load days into the cache from the checkpoints.
 
     Raises:
-        LedgerBrokenError: Segments are missing.
+        CheckpointGoneError: Segments are missing.
     """
     base = cache.base
     by_type = groupby(sorted(days), key=lambda one: one[0])
@@ -214,23 +222,17 @@ def _read(
     for _ in range(_TRIES):
         found = _segments(store, part)
         if sum(one.rows for one in found) < least:
-            reason = (
-                "segments of the checkpoints are gone. The entries hold the same: "
-                f"remove {ROOT} and the cache, and they are made anew"
-            )
-            raise LedgerBrokenError(part.folder, reason)
+            continue  # merged while they were listed, or somebody removed them
         chosen = [one for one in found if one.has(wanted)]
+        if part.kind == "hours" and sum(one.rows for one in found) <= FULL:
+            chosen = found  # late events ask for a day here and a day there
         others = [one for one in found if one not in chosen]
         try:
             bodies = store.gather([one.key for one in chosen])
-        except NotThereError:  # merged long ago, and removed just now
+        except NotThereError:  # merged an hour ago, and removed just now
             continue
-        days = wanted | {
-            day
-            for one in chosen
-            for day in range(one.first, one.last + 1)
-            if not any(other.has((day,)) for other in others)
-        }
+        whole = {day for day in part.days if not any(one.has((day,)) for one in others)}
+        days = wanted | whole
         rows = [
             row
             for body in bodies
@@ -238,7 +240,7 @@ def _read(
             if filed(part.kind, row["hour"]) in days
         ]
         return days, rows
-    raise LedgerBrokenError(part.folder, "its objects vanish while they are read")
+    raise CheckpointGoneError(part.folder)
 
 
 def _folded(
@@ -327,8 +329,7 @@ def _small(segments: Iterable[_Segment]) -> int:
 
 
 def _segments(store: Store, part: _Month) -> list[_Segment]:
-    start = date.fromisoformat(f"{part.month}-01").toordinal() - _EPOCH - 1
-    found = []
+    found, start = [], part.days[0] - 1
     for page in store.listing(part.folder):
         for one in page:
             if name := _NAME.fullmatch(one.key.rsplit("/", 1)[-1]):

@@ -298,6 +298,22 @@ class WorkLostError(RetryableError):
         )
 
 
+class CheckpointGoneError(FatalError):
+    """Part of what the ledger was folded into is not there any more."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self.folder = folder
+
+    def __str__(self) -> str:
+        return (
+            f"objects of the checkpoints in {self.folder} are gone. Nothing was "
+            "changed, and nothing is lost, for the ledger's entries hold the same: "
+            "remove all of _ledger/checkpoints/ (nothing else of _ledger/) and the "
+            "cache, and run again; they are made anew."
+        )
+
+
 class LedgerBrokenError(FatalError):
     """The ledger in the bucket cannot be understood."""
 

@@ -274,9 +274,9 @@ def served(folder: Path) -> Iterator[dict[str, str]]:
     command = [sys.executable, "-m", "tools.memory_s3", str(folder)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as server:
         try:
-            port = int(server.stdout.readline()) if server.stdout else 0
+            endpoint = server.stdout.readline().decode() if server.stdout else ""
             yield {
-                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+                "AWS_ENDPOINT_URL": endpoint.strip(),
                 "AWS_ACCESS_KEY_ID": "nobody",
                 "AWS_SECRET_ACCESS_KEY": "nothing",
                 "AWS_DEFAULT_REGION": "us-east-1",

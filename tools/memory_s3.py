@@ -1,11 +1,12 @@
 """A look-alike of S3 that holds its objects in memory, for benchmarks alone.
 
-Usage: ``python -m tools.memory_s3 [FOLDER ...]``. Listens on 127.0.0.1 and prints its
-port. Every folder's files become objects of the bucket ``bench`` under their relative
+Usage: ``python -m tools.memory_s3 [FOLDER ...]``. Listens on 127.0.0.1, prints where.
+Every folder's files become objects of the bucket ``bench`` under their relative
 paths. It answers what obstore, boto3 and DataFusion ask for: ListObjectsV2, GET with
 and without a range, HEAD, PUT (whole, in parts, copies, If-Match, If-None-Match),
-DELETE of one and of many. ``GET /stats`` tells how many requests of each kind came and
-how many bytes were read, as JSON. Nobody's signature is checked.
+DELETE of one and of many. ``GET /stats`` tells how many requests of each kind came
+since it was last asked, and how many bytes went out, as JSON. Nobody's signature is
+checked.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 from bisect import bisect_left, insort
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -36,12 +38,20 @@ from tools.local_s3 import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CHUNK = re.compile(rb"([0-9a-fA-F]+)(?:;[^\r]*)?\r\n")
 _KEY = re.compile(r"<Key>(.*?)</Key>")
 _XML = "Content-Type: application/xml\r\n"
+
+
+_numbers = count(1)
+
+
+def body_of(content: bytes) -> Body:
+    """Return an object with its ETag, which is a number of ours."""
+    return Body(content, f'"{next(_numbers):032x}"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +67,21 @@ class Request:
 
 @dataclass(slots=True)
 class Objects:
-    """What the bucket holds."""
+    """What a bucket holds."""
 
     keys: list[str] = field(default_factory=list)
     """In order."""
     held: dict[str, Body] = field(default_factory=dict)
     uploads: dict[str, dict[int, bytes]] = field(default_factory=dict)
-    stats: Counter[str] = field(default_factory=Counter)
-    numbers: count[int] = field(default_factory=lambda: count(1))
+
+    @staticmethod
+    def of(objects: Mapping[str, Body]) -> Objects:
+        """Make a bucket."""
+        return Objects(sorted(objects), dict(objects))
 
     def put(self, key: str, content: bytes) -> Body:
         """Keep an object; its ETag is a number of ours."""
-        body = Body(content, f'"{next(self.numbers):032x}"')
+        body = body_of(content)
         if key not in self.held:
             insort(self.keys, key)
         self.held[key] = body
@@ -83,8 +96,6 @@ class Objects:
         """Answer a request."""
         if not request.key:
             return self._of_bucket(request)
-        kind = request.method + (" part" if "partNumber=" in request.query else "")
-        self.stats[kind] += 1
         match request.method:
             case "GET" | "HEAD":
                 return self._get(request)
@@ -98,23 +109,19 @@ class Objects:
 
     def _of_bucket(self, request: Request) -> bytes:
         if request.method == "POST":  # of many
-            self.stats["DELETE many"] += 1
             keys = _KEY.findall(request.body.decode())
             for key in keys:
                 self.remove(unescape(key))
             gone = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in keys)
             text = f"<DeleteResult>{gone}</DeleteResult>"
             return response(200, text.encode(), "POST", _XML)
-        self.stats["LIST"] += 1
         listed = list_objects(self.keys, self.held.__getitem__, request.query)
         return response(200, listed.encode(), request.method, _XML)
 
     def _get(self, request: Request) -> bytes:
         if (body := self.held.get(request.key)) is None:
             return _failed(404, "NoSuchKey", request.method)
-        found = of_object(body, request.method, request.headers)
-        self.stats["bytes read"] += len(found)
-        return found
+        return of_object(body, request.method, request.headers)
 
     def _put(self, request: Request) -> bytes:
         given = {name: one[0] for name, one in parse_qs(request.query).items()}
@@ -141,7 +148,7 @@ class Objects:
     def _upload(self, request: Request) -> bytes:
         """Begin an object of several parts, or put it together."""
         if request.query.startswith("uploads"):
-            name = f"upload-{next(self.numbers)}"
+            name = f"upload-{next(_numbers)}"
             self.uploads[name] = {}
             text = (
                 f"<InitiateMultipartUploadResult><Bucket>{BUCKET}</Bucket><Key>k</Key>"
@@ -166,8 +173,8 @@ def _failed(status: int, code: str, method: str) -> bytes:
 class Connection(asyncio.Protocol):
     """Answers the requests of one connection, one after the other."""
 
-    def __init__(self, objects: Objects) -> None:
-        self._objects = objects
+    def __init__(self, buckets: Mapping[str, Objects], stats: Counter[str]) -> None:
+        self._buckets, self._stats = buckets, stats
         self._received = bytearray()
         self._wanted = 0
         """Bytes of head and body of the request on its way, as far as known."""
@@ -201,15 +208,30 @@ class Connection(asyncio.Protocol):
         method, target, _ = first.decode("ascii").split(" ")
         path, _, query = target.partition("?")
         if path == "/stats":
-            found = response(200, json.dumps(self._objects.stats).encode(), "GET", "")
+            found = response(200, json.dumps(self._stats).encode(), "GET", "")
+            self._stats.clear()
         else:
-            key = unquote(path).removeprefix("/").partition("/")[2]
+            name, _, key = unquote(path).removeprefix("/").partition("/")
             headers = _headers(lines)
             if b"aws-chunked" in headers.get(b"content-encoding", b""):
                 body = b"".join(_unchunked(body))
-            found = self._objects.answer(Request(method, key, query, headers, body))
+            request = Request(method, key, query, headers, body)
+            self._stats[_kind(request)] += 1
+            bucket = self._buckets.get(name)
+            found = (
+                bucket.answer(request)
+                if bucket
+                else _failed(404, "NoSuchBucket", method)
+            )
+            self._stats["bytes"] += len(found)
         if self._transport:
             self._transport.write(found)
+
+
+def _kind(request: Request) -> str:
+    if request.key:
+        return request.method
+    return "DELETE" if request.method == "POST" else "LIST"
 
 
 def _headers(lines: bytes) -> dict[bytes, bytes]:
@@ -236,26 +258,30 @@ def loaded(folders: Iterable[Path]) -> Objects:
     return objects
 
 
-async def _serve(objects: Objects, listening: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        lambda: Connection(objects), sock=listening, backlog=1024
-    )
-    await server.serve_forever()
+def serve(buckets: Mapping[str, Objects], port: int = 0) -> None:
+    """Serve until the process is ended; print the endpoint once it is open."""
+    listening = socket.create_server(("127.0.0.1", port), backlog=1024)
+    stats: Counter[str] = Counter()
+
+    async def forever() -> None:
+        loop = asyncio.get_running_loop()
+        make = partial(Connection, buckets, stats)
+        server = await loop.create_server(make, sock=listening)
+        await server.serve_forever()
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    gc.freeze()
+    print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
+    asyncio.run(forever())
 
 
 def main() -> int:
-    """Serve, and print the port once it is open."""
+    """Serve folders."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--port", type=int, default=0)
     chosen = parser.parse_args()
-    objects = loaded(chosen.folders)
-    listening = socket.create_server(("127.0.0.1", chosen.port))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    print(listening.getsockname()[1], flush=True)
-    gc.freeze()
-    asyncio.run(_serve(objects, listening))
+    serve({BUCKET: loaded(chosen.folders)}, chosen.port)
     return 0
 
 
