@@ -125,10 +125,13 @@ def _paces(entry: Entry) -> Iterator[tuple[int, str, str, int, int]]:
     today, hour = at // 86400, at // 3600 % 24
     for batch in entry.batches:
         kind = batch.event_type
+        by_hour: Counter[datetime] = Counter()
         for one in batch.inputs:
-            queued = seconds(one.hour) // 3600
-            yield queued // 24, kind, "queued", queued % 24, one.rows
-            yield today, kind, "wait", slot(at, queued), one.rows
+            by_hour[one.hour] += one.rows
+        for time, rows in by_hour.items():
+            queued = seconds(time) // 3600
+            yield queued // 24, kind, "queued", queued % 24, rows
+            yield today, kind, "wait", slot(at, queued), rows
         for event, rows in batch.hours.items():
             yield today, kind, "delay", slot(at, event), rows
         yield today, kind, "read", hour, batch.rows_in

@@ -6,6 +6,7 @@ slots of a histogram; zeros at the end are left out.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def slot(at: int, hour: int) -> int:
         hour: Since 1970.
     """
     minutes = (at - hour * 3600 - 1800) / 60
-    return sum(minutes > bound for bound in BOUNDS)
+    return bisect_left(BOUNDS, minutes)
 
 
 def counts(text: str) -> list[int]:
