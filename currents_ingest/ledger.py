@@ -28,7 +28,7 @@ from currents_ingest.errors import (
 from currents_ingest.manifest import FORMAT, Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterator
     from datetime import timedelta
     from pathlib import Path
 
@@ -246,9 +246,6 @@ class Ledger:
             self.commit(Entry(at=now, run=run, swept=True))
             self.store.delete(old)
             log.info("staging swept", objects=len(old))
-
-    def need(self, kind: str, days: Iterable[int]) -> None:
-        """Do nothing any more: the cache itself fetches the days it is asked for."""
 
     def _fetch(self, kind: str, days: Collection[Day]) -> None:
         checkpoints.fetch(self.store, self.cache, kind, days)

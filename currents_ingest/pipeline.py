@@ -211,8 +211,6 @@ class Run:
         horizon = self.settings.feeds.dedupe_horizon
         queued = [file.key.hour for file in job.files] or [job.planned_at]
         since, until = min(queued) - horizon, max(queued) + horizon
-        first, last = (int(time_.timestamp()) // 86400 for time_ in (since, until))
-        self.ledger.need("hours", range(first, last + 1))
         return self.ledger.cache.index_objects(job.event_type, hours, since, until)
 
     def _commit(self, ready: int) -> Committed:

@@ -188,7 +188,7 @@ def mortal(url):
 
 
 @given(st.lists(STEPS, max_size=25))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_whatever_is_folded_and_dropped_the_answers_are_those_of_the_entries(steps):
     store = mortal(f"memory://{uuid4()}")
     ledgers = [opened(store) for _ in range(3)]
@@ -238,10 +238,10 @@ def test_two_fold_at_once_while_a_third_commits_and_others_begin(store):
         go = Barrier(4)
         errors = []
 
-        def twenty(what):
+        def often(what):
             go.wait()
             try:
-                for _ in range(20):
+                for _ in range(12):
                     what()
             except Exception as error:  # noqa: BLE001 (told below)
                 errors.append(error)
@@ -250,8 +250,16 @@ def test_two_fold_at_once_while_a_third_commits_and_others_begin(store):
             ledger.catch_up()
             ledger.fold("run", AT + timedelta(hours=next(NUMBERS)))
 
-        def begin():
-            check(opened(store))
+        def begin():  # it may know of later files, but has to know these
+            ledger = opened(store)
+            batches = [one for entry in ledger.entries() for one in entry.batches]
+            for each in batches:
+                files = [StoredObject(key=i.key, etag="e", size=1) for i in each.inputs]
+                days = {
+                    (each.event_type, int(i.hour.timestamp()) // 86400)
+                    for i in each.inputs
+                }
+                assert ledger.cache.unseen(files, days) == []
 
         work = [
             lambda: fold(folders[0]),
@@ -259,13 +267,13 @@ def test_two_fold_at_once_while_a_third_commits_and_others_begin(store):
             lambda: commit(writer, batch(OPEN, HOURS[:3]), batch(CLICK, HOURS[4:6])),
             begin,
         ]
-        threads = [Thread(target=twenty, args=(one,)) for one in work]
+        threads = [Thread(target=often, args=(one,)) for one in work]
         for one in threads:
             one.start()
         for one in threads:
             one.join()
         assert not errors
-        assert opened(store).cache.head == 20
+        assert opened(store).cache.head == 12
         for ledger in (*folders, writer, opened(store)):
             ledger.catch_up()
             check(ledger)
@@ -282,7 +290,7 @@ def test_checkpoints_do_not_grow_with_the_number_of_folds(store):
     ledger = opened(store)
     seen = []
     with small(merge=3, full=1000):
-        for n in range(60):
+        for n in range(30):
             commit(ledger, batch(OPEN, HOURS[n % 3 : n % 3 + 2]))
             assert ledger.fold("run", AT + timedelta(hours=n))
             if n >= 10:
