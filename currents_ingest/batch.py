@@ -103,7 +103,7 @@ def about(read: Read) -> About:
     """Say what a batch's rows are."""
     hours: list[int] = []
     if read.inputs:
-        hours = dedupe.index_of(read.rows)[dedupe.HOUR].unique().sort().to_list()
+        hours = dedupe.hours_of(read.rows).unique().sort().to_list()
     return About(contract=read.contract, hours=tuple(hours))
 
 

@@ -124,20 +124,21 @@ def conform(
 
 def _provenance(origins: Sequence[Origin]) -> list[pl.Series]:
     """Repeat each file's key, row numbers and queued hour along its rows."""
-    files = pl.DataFrame(
-        {
-            _FILE: [origin.file for origin in origins],
-            "rows": [origin.rows for origin in origins],
-            _QUEUED: [origin.queued_at for origin in origins],
-        },
-        schema_overrides={_QUEUED: POLARS_TYPES["timestamp"]},
+    counts = pl.Series([origin.rows for origin in origins], dtype=pl.Int64)
+    place = pl.select(
+        pl.int_range(len(origins)).repeat_by(counts).explode()
+    ).to_series()
+    rows = pl.select(pl.int_ranges(0, counts).explode()).to_series()
+    keys = pl.Series([origin.file for origin in origins], dtype=pl.String)
+    hours = pl.Series(
+        [origin.queued_at for origin in origins], dtype=POLARS_TYPES["timestamp"]
     )
-    spread = files.select(
-        pl.col(_FILE).repeat_by("rows").explode(),
-        pl.col(_QUEUED).repeat_by("rows").explode(),
-    )
-    rows = files.select(pl.int_ranges(0, pl.col("rows")).explode().alias(_ROW))
-    return [spread[_FILE], spread[_QUEUED], rows[_ROW]]
+    # Gathered and not repeated: the text of a key is there once, whatever its rows.
+    return [
+        keys.gather(place).alias(_FILE),
+        hours.gather(place).alias(_QUEUED),
+        rows.alias(_ROW),
+    ]
 
 
 def _value(kind: ColumnType, field: Field | None) -> pl.Expr:

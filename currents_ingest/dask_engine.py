@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
-from currents_ingest import memory
 from currents_ingest.engine import Pending, max_bytes_in_work
 from currents_ingest.errors import EngineError, SettingsError
 
@@ -151,7 +150,6 @@ def call(wanted: dict[str, str], work: Callable[..., T], *arguments: Any) -> T:
             if own[name] != wanted[name]
         )
         raise EngineError("use a worker", f"it has {other}; install the same there")
-    memory.return_what_is_freed()
     return work(*arguments)
 
 

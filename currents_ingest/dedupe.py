@@ -29,10 +29,19 @@ class Deduplicated:
     duplicates: int
 
 
-def index_of(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return ids and event hours of conformed rows, in the rows' order."""
+def hours_of(rows: pl.DataFrame) -> pl.Series:
+    """Return the event hours of conformed rows, in the rows' order."""
     hour = pl.col("event_datetime").dt.epoch("s") // 3600
-    return rows.select(pl.col(ID), hour.cast(pl.Int32).alias(HOUR))
+    return rows.select(hour.cast(pl.Int32).alias(HOUR)).to_series()
+
+
+def index_of(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return ids and event hours of conformed rows, in the rows' order.
+
+    The ids are copies: as they come from the decoder, they would keep all columns of
+    their rows in memory for as long as later batches are held against them.
+    """
+    return rows.select(pl.format("{}", pl.col(ID)).alias(ID), hours_of(rows))
 
 
 def first_of_each(rows: pl.DataFrame) -> pl.DataFrame:

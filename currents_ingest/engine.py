@@ -8,12 +8,12 @@ an engine may call one again, on another machine, when it has lost what it retur
 from __future__ import annotations
 
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from currents_ingest.config import Limits
 
@@ -76,6 +76,40 @@ def max_bytes_in_work(limits: Limits) -> int:
     return max(0, limits.memory - _BASE_MEMORY) // _EXPANSION
 
 
+class _Step(Future[T]):
+    """A step on its way; it takes a thread once the last of its arguments is there."""
+
+    def __init__(
+        self, pool: Executor, work: Callable[..., T], arguments: Sequence[Any]
+    ) -> None:
+        super().__init__()
+        self._pool, self._work = pool, work
+        self._arguments = arguments
+        self._context = copy_context()
+
+    def begin(self) -> None:
+        """Begin now, or when an argument is there that is not yet."""
+        for one in self._arguments:
+            if isinstance(one, Future) and not one.done():
+                self._begin_after(one)
+                return
+        self._pool.submit(self._context.run, self._call)
+
+    def _begin_after(self, argument: Future[Any]) -> None:
+        later = [self]  # an argument keeps whom it called; so it may not know us
+        argument.add_done_callback(lambda _: later.pop().begin())
+
+    def _call(self) -> None:
+        if self.set_running_or_notify_cancel():
+            given, self._arguments = self._arguments, ()
+            try:
+                values = [a.result() if isinstance(a, Future) else a for a in given]
+                del given  # or rows would stay as long as we do
+                self.set_result(self._work(*values))
+            except BaseException as error:  # noqa: BLE001 (whoever waits gets it)
+                self.set_exception(error)
+
+
 class Threads:
     """The engine of one machine: threads, for the steps are native code."""
 
@@ -86,17 +120,10 @@ class Threads:
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="batch")
 
     def submit(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Have a step called; see Engine.
-
-        Steps begin in the order of their submission, so one that waits for another
-        never waits for itself.
-        """
-
-        def call() -> T:
-            found = (a.result() if isinstance(a, Future) else a for a in arguments)
-            return work(*found)
-
-        return self._pool.submit(copy_context().run, call)
+        """Have a step called; see Engine."""
+        step: _Step[T] = _Step(self._pool, work, arguments)
+        step.begin()
+        return step
 
     def close(self) -> None:
         """Wait for what is in work, and end."""

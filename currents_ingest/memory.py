@@ -7,20 +7,19 @@ import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3)."""
-_LARGE = 8 << 20
+_LARGE = 1 << 20
 
 
 def return_what_is_freed() -> None:
     """Let glibc give large blocks back to the system as soon as they are freed.
 
     By default it learns to keep blocks of up to 32 MiB, so that a process that works
-    through many batches holds much more memory than it uses. Blocks that are smaller
-    than the limit here are kept, for the system hands new ones out page by page, which
-    takes longer than decoding into them. Elsewhere than on glibc this does nothing.
+    through many batches holds about twice the memory that it uses. Elsewhere than on
+    glibc this does nothing.
     """
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _LARGE)
-        mallopt(_TRIM_THRESHOLD, 2 * _LARGE)
+        mallopt(_TRIM_THRESHOLD, _LARGE)

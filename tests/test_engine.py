@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from concurrent.futures import Future
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from currents_ingest import api, discover, pipeline, session
+from currents_ingest import api, config, discover, pipeline, session
+from currents_ingest.engine import WORKERS, Threads
 from currents_ingest.errors import StoreError
 from currents_ingest.store import Store
 from currents_ingest.verify import verify
@@ -196,3 +200,48 @@ def delivered(feeds):
             assert (kind, id_) not in found
             found[kind, id_] = file
     return found
+
+
+# Threads
+
+
+@pytest.fixture
+def threads():
+    made = Threads(config.Limits())
+    yield made
+    made.close()
+
+
+def test_a_step_that_waits_for_another_takes_no_thread(threads):
+    gate = Event()
+    first = threads.submit(gate.wait)
+    waiting = [threads.submit(str, first) for _ in range(3 * WORKERS)]
+    assert threads.submit(int, "7").result(timeout=30) == 7
+    gate.set()
+    assert {one.result(timeout=30) for one in waiting} == {"True"}
+
+
+def test_what_a_step_returned_is_let_go_once_the_next_ones_had_it(threads):
+    class Rows:
+        pass
+
+    gc.collect()
+    gc.disable()  # a cycle would keep gigabytes until it looks
+    try:
+        gate = Event()
+        first = threads.submit(lambda _: Rows(), threads.submit(gate.wait))
+        alive = threads.submit(weakref.ref, first)
+        second = threads.submit(lambda _, rows: type(rows).__name__, alive, first)
+        del first
+        gate.set()
+        assert second.result(timeout=30) == "Rows"
+        threads.submit(int, "7").result(timeout=30)
+        assert alive.result()() is None
+    finally:
+        gc.enable()
+
+
+def test_a_step_that_fails_fails_those_that_wait_for_it(threads):
+    failed = threads.submit(int, "x")
+    with pytest.raises(ValueError, match="invalid literal"):
+        threads.submit(str, failed).result(timeout=30)
