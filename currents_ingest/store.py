@@ -1,7 +1,7 @@
 """What we ask of a bucket; S3, GCS, Azure, folder and memory alike.
 
-obstore does the work: one native client for all of them, with many requests in
-flight on few threads. Keys are relative to the URL that the store was opened with.
+obstore does the work: one native client for all of them. Keys are relative to the URL
+that the store was opened with.
 """
 
 from __future__ import annotations
