@@ -20,6 +20,7 @@ from currents_ingest.errors import EngineError, SettingsError
 
 try:
     from distributed import Client, KilledWorker, LocalCluster
+    from distributed.client import ClosedClientError
 except ImportError:  # an extra; Dask below says so
     Client = None  # type: ignore[assignment, misc]
 
@@ -66,7 +67,7 @@ class Dask:
         with _told(f"reach the Dask cluster {address}".rstrip()):
             self._cluster = None if address else cluster(dashboard_address=None)
             self._client = client(address or self._cluster)
-            if not self._client.scheduler_info()["workers"]:
+            if not self._client.scheduler_info().get("workers"):
                 log.info("waiting for a worker", scheduler=address)
             self._client.wait_for_workers(1, timeout=_PATIENCE)
 
@@ -87,8 +88,9 @@ class Dask:
 
     def _threads(self) -> list[int]:
         """Return the threads of each worker; the cluster may grow and shrink."""
-        workers = self._client.scheduler_info()["workers"].values()
-        return [one["nthreads"] for one in workers] or [1]
+        with _told("ask the scheduler"):
+            workers = self._client.scheduler_info().get("workers", {})  # lost: none
+        return [one["nthreads"] for one in workers.values()] or [1]
 
     def submit(self, work: Callable[..., T], *arguments: Any) -> Step[T]:
         """Have a step called; see Engine."""
@@ -153,10 +155,15 @@ def call(wanted: dict[str, str], work: Callable[..., T], *arguments: Any) -> T:
     return work(*arguments)
 
 
+_LOST: tuple[type[Exception], ...] = (CancelledError, OSError, ImportError)
+if Client is not None:
+    _LOST = (*_LOST, ClosedClientError, KilledWorker)
+
+
 @contextmanager
 def _told(action: str) -> Iterator[None]:
     """Make errors of the cluster ours; those of steps pass."""
     try:
         yield
-    except (CancelledError, OSError, ImportError, KilledWorker) as error:
+    except _LOST as error:
         raise EngineError(action, f"{type(error).__name__}: {error}") from error

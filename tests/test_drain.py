@@ -19,6 +19,7 @@ from urllib.parse import quote_plus
 import boto3
 import pytest
 from moto.sqs.models import sqs_backends
+from structlog.testing import capture_logs
 
 from currents_ingest import api, aws_lambda, backends, config, drain, status
 from currents_ingest.errors import RefusedError, StoreError
@@ -277,14 +278,15 @@ def test_what_can_never_be_ours_is_deleted(world):
     }
 
 
-def test_what_nobody_understands_is_left_to_the_queue(world, capsys):
+def test_what_nobody_understands_is_left_to_the_queue(world):
     asks = {"Type": "SubscriptionConfirmation", "Token": "x", "SubscribeURL": "y"}
     half = {"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {}}}]}
     messages = ["jane@example.com", {"order": 17}, asks, half]
     world.send(*messages)
-    outcome = world.poll()
+    with capture_logs() as logs:
+        outcome = world.poll()
     assert (outcome.messages["unknown"], world.messages) == (4, (0, 4))
-    told = "".join(capsys.readouterr())
+    told = str(logs)
     assert "messages that are not S3's" in told
     assert "jane" not in told
 
