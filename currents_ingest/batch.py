@@ -107,13 +107,20 @@ def about(read: Read) -> About:
     return About(contract=read.contract, hours=tuple(hours))
 
 
-def keep(read: Read, feeds: Store, objects: Sequence[str], *earlier: Index) -> Kept:
+def keep(
+    read: Read,
+    hours: Sequence[int],
+    feeds: Store,
+    objects: Sequence[str],
+    *earlier: Index,
+) -> Kept:
     """Drop the rows that were delivered before.
 
     Args:
         read: The batch.
+        hours: Its rows' event hours.
         feeds: Where the index is.
-        objects: Index objects that may hold ids of these rows' hours.
+        objects: Index objects that may hold ids of these hours.
         earlier: Batches of this event type whose ids no object may hold yet.
 
     Raises:
@@ -121,7 +128,6 @@ def keep(read: Read, feeds: Store, objects: Sequence[str], *earlier: Index) -> K
     """
     rows, index, duplicates = pl.DataFrame(), dedupe.NOTHING, 0
     if read.inputs:
-        hours = about(read).hours
         bodies = map(parquet.from_bytes, feeds.gather(objects))
         frames = [*bodies, *(one.ids for one in earlier)]
         kept = dedupe.deduplicate(read.rows, [_within(one, hours) for one in frames])

@@ -194,9 +194,10 @@ class Run:
 
     def _deduplicate(self, one: _Open, earlier: Sequence[Pending[Index]]) -> None:
         feeds, submit = self.ledger.store, self.engine.submit
-        objects = self._history(one.job, one.about.result().hours)
+        hours = one.about.result().hours
+        objects = self._history(one.job, hours)
         with bound_contextvars(batch=one.name):
-            kept = submit(batch.keep, one.read, feeds, objects, *earlier)
+            kept = submit(batch.keep, one.read, hours, feeds, objects, *earlier)
             one.index = submit(batch.delivered, kept)
             prefix = f"{STAGING}/{self.token}/{one.name}"
             one.written = submit(batch.write, one.job, kept, feeds, prefix)
