@@ -52,7 +52,7 @@ build/peers/ready: tools/peers/requirements.txt
 	touch $@
 
 bench-validate: $(VENV)/ready-dev  ## validate against fastavro over s3fs; ten minutes
-	$(BIN)/python tools/bench_validate.py
+	$(RUN) tools.bench_validate
 
 bench-feeds: $(VENV)/ready-dev  ## all unified feeds beside the raw ones; ten minutes
 	$(RUN) tools.bench_feeds

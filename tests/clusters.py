@@ -90,6 +90,7 @@ def cluster(
 ) -> Iterator[Cluster]:
     """Yield a cluster; whatever of it still runs is killed at the end."""
     given = {**os.environ, **(environment or {}), "PYTHONPATH": ROOT}
+    given.pop("_RJEM_MALLOC_CONF", None)  # what Polars set in this process
     made = Cluster(folder, given, threads)
     try:
         made.start_scheduler()

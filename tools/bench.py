@@ -19,7 +19,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -31,14 +30,15 @@ import pyarrow.parquet as pq
 from currents_ingest.simulate import Simulation, simulate
 from currents_ingest.store import Store
 from tests.clusters import cluster
-from tools.bench_figures import HEADER, Figure, Goal, Run, about, as_json, draw
+from tools.bench_figures import HEADER, Figure, Goal, about, as_json, draw
+from tools.measured import ROOT, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from currents_ingest.simulate import Simulated
+    from tools.measured import Run
 
-ROOT = Path(__file__).parents[1]
 CORES = os.cpu_count() or 1
 END = datetime(2026, 9, 15, 12, tzinfo=UTC)
 DAY = ["--since", "2026-09-01", "--until", "2026-09-16"]
@@ -82,9 +82,8 @@ class Bench:
     def run(self, program: str, source: str, rows: int, *more: str) -> Run:
         """Run a program once, and count what it wrote."""
         settings = ours(f"s3://bench/{source}", f"s3://bench/{TARGET}", self.disk)
-        found = run(
-            [*self.command(program, source), *more], self.environment | settings
-        )
+        command = [*self.command(program, source), *more]
+        found, _ = run(command, {**os.environ, **self.environment, **settings})
         store = Store.open("s3://bench")
         if (written := parquet_rows(store)) != rows:
             raise SystemExit(f"{program} wrote {written} rows of {rows}")
@@ -308,22 +307,6 @@ def ours(
         "CURRENTS_LEDGER__CACHE": str(disk / "cache" / "cache.db"),
         "CURRENTS_LIMITS__MEMORY": memory,
     }
-
-
-def run(command: Sequence[str], settings: Mapping[str, str]) -> Run:
-    """Run a program to its end."""
-    started = time.monotonic()
-    process = subprocess.Popen(
-        command, env={**os.environ, **settings}, cwd=ROOT, stdout=-3, stderr=-3
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command)} ended with {status}")
-    return Run(
-        seconds=time.monotonic() - started,
-        cpu_seconds=usage.ru_utime + usage.ru_stime,
-        peak_mb=usage.ru_maxrss * 1024 / 10**6,
-    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -18,10 +19,11 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from currents_ingest.simulate import Simulation, simulate
-from tools.bench import DAY, END, ROOT, ours, run
+from tools.bench import DAY, END, ours
+from tools.measured import ROOT, run
 
 if TYPE_CHECKING:
-    from tools.bench_figures import Run
+    from tools.measured import Run
 
 _ROW = "{:38} {:26} {:>7} {:>7} {:>7}"
 RAW, ALL = '["raw"]', '["raw", "*"]'
@@ -92,7 +94,8 @@ def measure(work: Work, folder: Path) -> dict[str, tuple[float, float, float]]:
             places = str(tree / "currents"), str(out / "feeds"), out
             settings = ours(*places, work.memory, include)
             command = [sys.executable, "-m", "currents_ingest", "load", *DAY]
-            runs[name].append(run(command, settings))
+            spent, _ = run(command, os.environ | settings)
+            runs[name].append(spent)
             shutil.rmtree(out)
     shutil.rmtree(tree)
     found = {}

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from tools.measured import Run
+
 _ROW = "{:28} {:30} {:>7} {:>7} {:>7} {:>10} {:>8}"
 _PACKAGES = (
     "currents-ingest",
@@ -36,16 +38,6 @@ _ASK = (
     "    try: print(n, m.version(n))\n"
     "    except m.PackageNotFoundError: pass"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """One run of a program as a whole process, its children included."""
-
-    seconds: float
-    cpu_seconds: float
-    peak_mb: float
-    """Of the largest process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +115,9 @@ def as_json(figures: Sequence[Figure], goals: Sequence[Goal]) -> dict[str, Any]:
     """Return everything measured."""
     return {
         "figures": [
-            asdict(one) | {"seconds": one.seconds, "peak_mb": one.peak_mb}
+            asdict(one)
+            | {"seconds": one.seconds, "peak_mb": one.peak_mb}
+            | {"runs": [run._asdict() for run in one.runs]}
             for one in figures
         ],
         "goals": [asdict(one) | {"met": one.met} for one in goals],

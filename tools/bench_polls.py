@@ -31,6 +31,7 @@ from currents_ingest.manifest import Entry, Input, Manifest, Output
 from currents_ingest.schemas import Registry
 from currents_ingest.simulate import Simulation, simulate
 from currents_ingest.store import Store
+from tools.measured import ROOT, run
 from tools.memory_s3 import Objects, body_of, serve
 
 if TYPE_CHECKING:
@@ -39,13 +40,14 @@ if TYPE_CHECKING:
     from currents_ingest.contracts import Contract
     from tools.local_s3 import Body
 
-ROOT = Path(__file__).parents[1]
+
 END = datetime(2026, 9, 15, 12, tzinfo=UTC)
 SPAN = timedelta(days=365)
 TYPES = 100
 ENTRIES_A_DAY = 4
 RUNS = 3
 _ROW = "{:54} {:>10} {:>10} {:>6}"
+COMMAND = str(Path(sys.executable).with_name("currents-ingest"))
 _AWS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
@@ -324,38 +326,14 @@ def poll(endpoint: str, source: str, feeds: str, cache: Path) -> Spent:
         "CURRENTS_LEDGER__CACHE": str(cache),
     }
     asked(endpoint)
-    spent = run(["poll", "--json"], settings)
-    return Spent(
-        spent.seconds, spent.cpu_seconds, spent.peak_mb, asked(endpoint), spent.said
-    )
+    spent, said = run([COMMAND, "poll", "--json"], os.environ | settings)
+    return Spent(*spent, asked(endpoint), json.loads(said))
 
 
 def start() -> Spent:
     """Ask for help."""
-    return run(["--help"], {})
-
-
-def run(arguments: Sequence[str], more: Mapping[str, str]) -> Spent:
-    """Run the command; its JSON, if it prints any, comes back."""
-    command = [str(Path(sys.executable).with_name("currents-ingest")), *arguments]
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        started = time.monotonic()
-        process = subprocess.Popen(
-            command, env=os.environ | more, cwd=ROOT, stdout=out, stderr=err
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.monotonic() - started
-        out.seek(0)
-        err.seek(0)
-        if status:
-            raise SystemExit(err.read().decode() + f"{command} ended with {status}")
-        said = out.read()
-    return Spent(
-        seconds,
-        usage.ru_utime + usage.ru_stime,
-        usage.ru_maxrss * 1024 / 10**6,
-        said=json.loads(said) if "--json" in arguments else {},
-    )
+    spent, _ = run([COMMAND, "--help"], os.environ)
+    return Spent(*spent)
 
 
 def asked(endpoint: str) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Speed and memory of ``validate`` over many small files, against fastavro over s3fs.
 
-Usage: ``python tools/bench_validate.py [--quick]``. Prints a table and keeps the
+Usage: ``python -m tools.bench_validate [--quick]``. Prints a table and keeps the
 figures in ``build/bench_validate.json``. Both programs read from a server in
 ``tools/local_s3.py``, which answers in a fraction of a millisecond: a real bucket takes
 tens, which costs one request at a time the most. The exit status is 1 if validate is
@@ -17,19 +17,18 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from tools.measured import ROOT, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-ROOT = Path(__file__).parents[1]
+
 FILES = 100_000
 RUNS = 3
 FASTER, GROWTH = 5, 1.2
@@ -143,7 +142,8 @@ def validated(endpoint: str, files: int) -> Run:
     """Run validate over all files."""
     arguments = ["s3://bench/currents", "--fail-on", "never", "--format", "json"]
     command = [sys.executable, "-m", "currents_ingest", "validate", *arguments]
-    found, spent = run(command, endpoint)
+    spent, said = run(command, environment(endpoint))
+    found = json.loads(said)
     counted = sum(one["files"] for one in found["schemas"])
     wrong = found["troubles"] or found["unread"] or found["listed"] != files
     if wrong or counted != files:
@@ -156,35 +156,12 @@ def baseline(name: str, script: str, endpoint: str, files: int) -> Run:
     """Run a script over all files."""
     from currents_ingest.schemas import read
 
-    found, spent = run([sys.executable, "-c", script], endpoint)
+    spent, said = run([sys.executable, "-c", script], environment(endpoint))
+    found = json.loads(said)
     if found["files"] != files:
         raise SystemExit(f"{name} found {found['files']} of {files} files")
     schemas = frozenset(read(one).fingerprint for one in found["schemas"])
     return Run(name, files, schemas, *spent)
-
-
-def run(
-    command: Sequence[str], endpoint: str
-) -> tuple[dict[str, Any], tuple[float, float, float]]:
-    """Run a program; return what it printed, and seconds, CPU seconds, peak MB."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        out = Path(folder, "out.json")
-        started = time.monotonic()
-        with out.open("wb") as stream:
-            process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env=environment(endpoint),
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-            )
-            _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.monotonic() - started
-        if status:
-            raise SystemExit(f"{' '.join(command)} ended with {status}")
-        found: dict[str, Any] = json.loads(out.read_text("utf-8"))
-    peak = usage.ru_maxrss * 1024 / 10**6
-    return found, (seconds, usage.ru_utime + usage.ru_stime, peak)
 
 
 def environment(endpoint: str) -> dict[str, str]:
