@@ -186,39 +186,35 @@ def splice(containers: Sequence[Container]) -> Iterator[memoryview | bytes]:
     """
     size = sum(container.size for container in containers)
     rows = sum(container.rows for container in containers)
-    canonical = containers[0].schema.canonical.encode()
+    texts = b"avro.schema", containers[0].schema.canonical.encode()
+    metadata = b"".join(_long(len(text)) + text for text in texts)
     sync = bytes(_SYNC)
-    yield b"".join(
-        (
-            MAGIC,
-            _long(1),
-            *(_long(len(part)) + part for part in (b"avro.schema", canonical)),
-            _long(0),
-            sync,
-            _long(rows + size + 1),
-            _long(size),
-        )
-    )
+    counts = _long(rows + size + 1) + _long(size)
+    yield MAGIC + _long(1) + metadata + _long(0) + sync + counts
     for container in containers:
         yield from container.blocks
     yield sync
 
 
 class _Pieces:
-    """Pieces as a file to read from; a read may return less than was asked for."""
+    """Pieces as a file to read from; a read may return less than was asked for.
+
+    Small ones are joined, for each call takes Python's lock; not all, for a long one
+    keeps it.
+    """
 
     def __init__(self, pieces: Iterator[memoryview | bytes]) -> None:
-        self._pieces = pieces
+        self._pieces = (memoryview(one) for one in pieces if one)
         self._rest = memoryview(b"")
 
     def read(self, size: int) -> bytes:
         """Return the next bytes, at most *size*; none at the end."""
-        while not self._rest:
-            if (piece := next(self._pieces, None)) is None:
-                return b""
-            self._rest = memoryview(piece)
-        found, self._rest = self._rest[:size], self._rest[size:]
-        return bytes(found)
+        held, room = list[memoryview](), min(size, 1 << 20)
+        while room and (piece := self._rest or next(self._pieces, self._rest)):
+            held.append(piece[:room])
+            self._rest = piece[room:]
+            room -= len(held[-1])
+        return b"".join(held)
 
 
 def decode_any(container: Container) -> pl.DataFrame:
@@ -378,12 +374,11 @@ def _blocks(
 def _read_long(view: memoryview, at: int, where: str) -> tuple[int, int]:
     """Read a zig-zag number of at most ten bytes; return it and what follows."""
     number = shift = 0
-    for position in range(at, min(at + 10, len(view))):
-        byte = view[position]
+    for byte in view[at : at + 10]:
         number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return (number >> 1) ^ -(number & 1), position + 1
         shift += 7
+        if byte < 0x80:
+            return (number >> 1) ^ -(number & 1), at + shift // 7
     raise CorruptObjectError(f"{where} is cut or damaged at byte {at}")
 
 

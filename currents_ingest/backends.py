@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -91,7 +92,7 @@ def _s3(bucket: str, prefix: str) -> S3Store:
     from obstore.auth.boto3 import Boto3CredentialProvider
 
     chain = session()
-    endpoint = chain.client("s3").meta.endpoint_url
+    endpoint = _endpoint(frozenset(os.environ.items()))
     own = "amazonaws.com" not in endpoint
     return S3Store(
         bucket,
@@ -102,6 +103,13 @@ def _s3(bucket: str, prefix: str) -> S3Store:
         client_options={"allow_http": endpoint.startswith("http://")},
         config={"endpoint": endpoint} if own else None,
     )
+
+
+@lru_cache(maxsize=1)
+def _endpoint(_: frozenset[tuple[str, str]]) -> str:
+    """Return S3's address in an environment; to ask takes a tenth of a second."""
+    found: str = session().client("s3").meta.endpoint_url
+    return found
 
 
 def _retry_config() -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from currents_ingest.unified import UnifiedContract
 
 
+_AT_ONCE = 16
+"""Index objects that are read and looked up at once."""
 SMALL = 4 << 20
 """Bytes of Parquet up to which rows for a unified feed wait to be merged."""
 
@@ -128,9 +131,8 @@ def keep(
     """
     rows, index, duplicates = pl.DataFrame(), dedupe.NOTHING, 0
     if read.inputs:
-        bodies = map(parquet.from_bytes, feeds.gather(objects))
-        frames = [*bodies, *(one.ids for one in earlier)]
-        kept = dedupe.deduplicate(read.rows, [_within(one, hours) for one in frames])
+        frames = chain(_indexes(feeds, objects), (one.ids for one in earlier))
+        kept = dedupe.deduplicate(read.rows, (_within(one, hours) for one in frames))
         rows, index, duplicates = kept.rows, kept.index, kept.duplicates
     return Kept(
         read=replace(read, rows=pl.DataFrame()),
@@ -205,6 +207,13 @@ def _shared(
             passed_over=found.passed_over,
             superseded=found.superseded,
         )
+
+
+def _indexes(feeds: Store, objects: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """Read index objects, some at a time, for there may be hundreds."""
+    for at in range(0, len(objects), _AT_ONCE):
+        bodies = feeds.gather(objects[at : at + _AT_ONCE])
+        yield pl.concat(map(parquet.from_bytes, bodies))
 
 
 def _within(index: pl.DataFrame, hours: Sequence[int]) -> pl.DataFrame:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
 import typer
 from rich.markup import escape
 
+from currents_ingest import memory
 from currents_ingest.commands import (
     audience,
     doctor,
@@ -96,6 +97,7 @@ def main() -> NoReturn:
 
 def _run() -> int:
     gc.set_threshold(50_000, 20, 50)  # what we make lives until its commit
+    memory.keep_what_is_freed()
     try:
         app()
     except SystemExit as end:

@@ -7,6 +7,7 @@ of that event type under Braze's own name, then the columns in ``ADDED``.
 from __future__ import annotations
 
 import re
+from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +24,12 @@ ColumnType = Literal[
     "string", "json", "boolean", "int64", "double", "decimal(38,6)", "timestamp"
 ]
 """``json`` is text that holds an array or an object."""
+
+
+@cache
+def _reads(plain: str, kind: ColumnType) -> bool:
+    """Tell whether Avro reads a plain type, null beside it or not, as a column's."""
+    return reads(plain, ["null", AVRO_TYPES[kind]])
 
 
 class _Frozen(BaseModel):
@@ -50,7 +57,7 @@ class Column(_Frozen):
         """
         if self.type == "json" or field.type == "complex":
             return self.type == "json" and field.type in ("array", "complex")
-        return reads(field.schema, ["null", AVRO_TYPES[self.type]])
+        return _reads(field.type, self.type)
 
 
 class Contract(_Frozen):

@@ -8,6 +8,7 @@ staging keys of their own. Source: Dask.distributed docs, "Resilience".
 from __future__ import annotations
 
 import platform
+import time
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
+from currents_ingest import memory
 from currents_ingest.engine import Pending, max_bytes_in_work
 from currents_ingest.errors import EngineError, SettingsError
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from currents_ingest.config import Limits
 
+memory.keep_what_is_freed()  # a worker imports this before any step, and Polars
 T = TypeVar("T")
 log = structlog.get_logger()
 
@@ -42,6 +45,8 @@ _PATIENCE = 300
 """Seconds to wait for the first worker, which may be a machine that has to start. How
 long to wait for the scheduler is Dask's setting ``distributed.comm.timeouts.connect``.
 """
+_ASK_EVERY = 1.0
+"""Seconds for which we believe what the scheduler said of its workers."""
 
 
 class Dask:
@@ -62,6 +67,7 @@ class Dask:
             raise SettingsError((_MISSING,))
         self.largest = max_bytes_in_work(limits)
         self._stamp = stamp()
+        self._known, self._ask_at = [1], 0.0
         cluster: Any = LocalCluster
         client: Any = Client
         with _told(f"reach the Dask cluster {address}".rstrip()):
@@ -88,9 +94,13 @@ class Dask:
 
     def _threads(self) -> list[int]:
         """Return the threads of each worker; the cluster may grow and shrink."""
-        with _told("ask the scheduler"):
-            workers = self._client.scheduler_info().get("workers", {})  # lost: none
-        return [one["nthreads"] for one in workers.values()] or [1]
+        if (now := time.monotonic()) >= self._ask_at:  # it is a request each time
+            with _told("ask the scheduler"):
+                found = self._client.scheduler_info(n_workers=-1)
+            workers = found.get("workers", {})  # a lost scheduler: none
+            self._known = [one["nthreads"] for one in workers.values()] or [1]
+            self._ask_at = now + _ASK_EVERY
+        return self._known
 
     def submit(self, work: Callable[..., T], *arguments: Any) -> Step[T]:
         """Have a step called; see Engine."""

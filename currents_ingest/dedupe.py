@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
 ID, HOUR = "id", "event_hour"
 NOTHING = pl.DataFrame(schema={ID: pl.String, HOUR: pl.Int32})
@@ -50,21 +50,21 @@ def first_of_each(rows: pl.DataFrame) -> pl.DataFrame:
     return rows if first.all() else rows.filter(first)
 
 
-def without(rows: pl.DataFrame, delivered: Sequence[pl.DataFrame]) -> pl.DataFrame:
+def without(rows: pl.DataFrame, delivered: Iterable[pl.DataFrame]) -> pl.DataFrame:
     """Keep the rows whose id none of the index frames has, in order.
 
     Hardly any row comes twice: what is delivered is looked up among these rows, which
     are fewer, and the rows stay as they are unless something was found.
     """
     own = rows.select(ID)
-    found = [frame.select(ID).join(own, on=ID, how="semi") for frame in delivered]
-    twice = pl.concat([own.head(0), *found])
+    found = (frame.select(ID).join(own, on=ID, how="semi") for frame in delivered)
+    twice = pl.concat([own.head(0), *(one for one in found if one.height)])
     if twice.is_empty():
         return rows
     return rows.join(twice, on=ID, how="anti", maintain_order="left")
 
 
-def deduplicate(rows: pl.DataFrame, delivered: Sequence[pl.DataFrame]) -> Deduplicated:
+def deduplicate(rows: pl.DataFrame, delivered: Iterable[pl.DataFrame]) -> Deduplicated:
     """Drop rows delivered twice, within these rows and against *delivered*."""
     fresh = without(first_of_each(rows), delivered)
     index = index_of(fresh).sort(HOUR, maintain_order=True)

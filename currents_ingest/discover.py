@@ -12,6 +12,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from itertools import chain, groupby, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, TypeVar
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from currents_ingest.cache import Cache
+    from currents_ingest.contracts import Contract
     from currents_ingest.ledger import Ledger
+    from currents_ingest.schemas import WriterSchema
     from currents_ingest.selection import Selection
     from currents_ingest.store import Store
     from currents_ingest.unified import UnifiedContract
@@ -247,6 +250,12 @@ def _ordered(files: list[SourceFile]) -> tuple[SourceFile, ...]:
     return tuple(sorted(files, key=lambda file: file.key.order))
 
 
+@lru_cache(maxsize=256)
+def _registered(event_type: str, writers: tuple[WriterSchema, ...]) -> Contract:
+    """Return the contract that the registry makes of an event type."""
+    return raw_contract(event_type, writers)
+
+
 def job(  # noqa: PLR0913 (all that a batch depends on)
     found: Found,
     cache: Cache,
@@ -266,16 +275,16 @@ def job(  # noqa: PLR0913 (all that a batch depends on)
         max_bytes: What one file may hold.
     """
     event_type, feed = found.event_type, feed_name(found.event_type)
-    writers = selection.registry.writers(event_type)
+    writers = tuple(selection.registry.writers(event_type))
     contract = cache.contract(feed)
     if contract is None and writers:
-        contract = raw_contract(event_type, writers)
+        contract = _registered(event_type, writers)
     return Job(
         event_type=event_type,
         files=found.files,
         planned_at=now,
         contract=contract,
-        registered=tuple(writers),
+        registered=writers,
         seen=tuple(
             parse(drift.avro)
             for drift, _ in cache.drift()

@@ -123,7 +123,7 @@ class Registry:
 
     def event_types(self) -> tuple[str, ...]:
         """Return all event types, sorted."""
-        return tuple(sorted({*self.own, *(known() if self.shipped else ())}))
+        return tuple(sorted({*self.own, *(_shipped() if self.shipped else ())}))
 
     def versions(self, event_type: str) -> tuple[SchemaVersion, ...]:
         """Return an event type's versions, oldest first; none if it is unknown."""

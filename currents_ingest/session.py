@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from currents_ingest import discover, lease, memory
+from currents_ingest import discover, lease
 from currents_ingest.amperity_api import Client
 from currents_ingest.engine import Threads
 from currents_ingest.errors import LedgerConflictError
@@ -35,9 +35,6 @@ log = structlog.get_logger()
 
 TRIES = 1000
 """How often a run plans anew after another one committed first."""
-_PLENTY = 10**9
-"""Bytes of limits.memory below which freed memory is handed back at once. That takes a
-tenth of a load's time, for the system gives it out anew page by page."""
 _STAGING_KEPT = timedelta(days=1)
 """How long staged objects of other runs are left alone where no lease is held."""
 
@@ -114,8 +111,6 @@ def begin(
         SettingsError: A setting or a contract cannot be used.
         StoreError: A bucket could not be reached.
     """
-    if settings.limits.memory < _PLENTY:
-        memory.return_what_is_freed()
     asked = settings.amperity
     if asked.tenant and (asked.workflow or asked.reconcile):
         Client(asked)  # a token that is not there is told before any work

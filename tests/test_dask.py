@@ -8,6 +8,7 @@ import shutil
 import time
 from datetime import date
 from functools import partial
+from os import getenv
 
 import dask
 import polars as pl
@@ -16,6 +17,7 @@ from distributed import LocalCluster
 from polars.testing import assert_frame_equal
 
 from currents_ingest import api, config, dask_engine
+from currents_ingest.config import Limits
 from currents_ingest.errors import EngineError, SettingsError
 from currents_ingest.simulate import Simulation, simulate
 from currents_ingest.store import Store
@@ -94,6 +96,16 @@ def test_workers_of_another_version_are_refused_by_name(root, within, monkeypatc
     with pytest.raises(EngineError, match=rf"polars {real['polars']} and not 0.1"):
         api.load(settings, *DAYS, engine=engine)
     assert not list((root / "outdated").glob("_ledger/0*.json"))
+
+
+def test_workers_keep_freed_memory_too(tmp_path):
+    with cluster(tmp_path, 1) as made:
+        engine = dask_engine.Dask(Limits(), made.address)
+        assert engine.at_once == 3
+        rows = engine.submit(pl.DataFrame, {"a": [1]})
+        told = engine.submit(getenv, "_RJEM_MALLOC_CONF", rows)
+        assert told.result().endswith("muzzy_decay_ms:5000")
+        engine.close()
 
 
 def test_no_scheduler_and_no_dask_say_what_to_do(root, monkeypatch):

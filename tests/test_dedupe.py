@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
+import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,3 +59,29 @@ def test_the_index_is_sorted_by_event_hour_and_else_in_the_rows_order():
         ("a", hour),
         ("b", hour + 1),
     ]
+
+
+class Decoded:
+    """A batch as a decoder gives it: all columns have one owner."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def __arrow_c_array__(self, requested_schema=None):
+        return self.batch.__arrow_c_array__(requested_schema)
+
+
+def test_the_index_keeps_no_rows_in_memory():
+    before = pa.total_allocated_bytes()
+    names = [f"id-{n:040}" for n in range(1000)]
+    columns = {
+        "id": names,
+        "event_datetime": [START] * 1000,
+        "wide": ["x" * 500] * 1000,
+    }
+    rows = pl.DataFrame(Decoded(pa.record_batch(columns)))
+    index = dedupe.deduplicate(rows, []).index
+    assert pa.total_allocated_bytes() > before
+    del rows
+    assert index["id"].to_list() == names
+    assert pa.total_allocated_bytes() == before
