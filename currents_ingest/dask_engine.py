@@ -21,17 +21,17 @@ from currents_ingest.engine import Pending, max_bytes_in_work
 from currents_ingest.errors import EngineError, SettingsError
 
 try:
-    from distributed import Client, KilledWorker, LocalCluster
+    from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin
     from distributed.client import ClosedClientError
 except ImportError:  # an extra; Dask below says so
     Client = None  # type: ignore[assignment, misc]
+    WorkerPlugin = object  # type: ignore[assignment, misc]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from currents_ingest.config import Limits
 
-memory.keep_what_is_freed()  # a worker imports this before any step, and Polars
 T = TypeVar("T")
 log = structlog.get_logger()
 
@@ -73,6 +73,7 @@ class Dask:
         with _told(f"reach the Dask cluster {address}".rstrip()):
             self._cluster = None if address else cluster(dashboard_address=None)
             self._client = client(address or self._cluster)
+            self._client.register_plugin(_Prepared(), name=_Prepared.__module__)
             if not self._client.scheduler_info().get("workers"):
                 log.info("waiting for a worker", scheduler=address)
             self._client.wait_for_workers(1, timeout=_PATIENCE)
@@ -115,6 +116,13 @@ class Dask:
         self._client.close()
         if self._cluster:
             self._cluster.close()
+
+
+class _Prepared(WorkerPlugin):
+    """Makes workers ready before any step has them import Polars, late ones too."""
+
+    def setup(self, worker: Any) -> None:  # noqa: ARG002 (Dask gives it)
+        memory.keep_what_is_freed()
 
 
 class Step(Pending[T]):

@@ -142,7 +142,7 @@ def large(peers: str, folder: Path, share: int) -> list[Figure]:
     """Large files, against everything; and on two Dask workers."""
     tree = replace(EMAIL, hours=60 // share, large_files=60 // share, large_rows=15_000)
     with bench(peers, folder, share, {"currents": tree}) as (one, made):
-        rounds = {OURS: 3, LIMIT: 3, FUSION: 3, EACH: 2, POOL: 1, PLAIN: 1}
+        rounds = {OURS: 3, LIMIT: 3, FUSION: 3, EACH: 1, POOL: 1, PLAIN: 1}
         figures = one.against(LARGE, "currents", made["currents"], rounds)
         return [*figures, *on_dask(one, made["currents"])]
 
@@ -176,7 +176,7 @@ def small(peers: str, folder: Path, share: int) -> list[Figure]:
     """Small files, against everything."""
     tree = replace(EMAIL, hours=20, files_per_hour=250 // share, rows=100)
     with bench(peers, folder, share, {"currents": tree}) as (one, made):
-        rounds = {OURS: 3, LIMIT: 3, FUSION: 2, EACH: 2, POOL: 1, PLAIN: 1}
+        rounds = {OURS: 3, LIMIT: 3, FUSION: 2, EACH: 1, POOL: 1, PLAIN: 1}
         return one.against(SMALL, "currents", made["currents"], rounds)
 
 
@@ -188,7 +188,7 @@ def scale(peers: str, folder: Path, share: int) -> list[Figure]:
     trees = {"once": once, "tenfold": tenfold}
     with bench(peers, folder, share, trees) as (one, made):
         runs: dict[str, list[Run]] = {"once": [], "tenfold": []}
-        for _ in range(3):
+        for _ in range(2):
             for source, each in runs.items():
                 each.append(one.run(OURS, source, made[source].rows))
         return told(
