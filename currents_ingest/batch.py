@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from currents_ingest.unified import UnifiedContract
 
 
-_AT_ONCE = 16
+_AT_ONCE = 4
 """Index objects that are read and looked up at once."""
 SMALL = 4 << 20
 """Bytes of Parquet up to which rows for a unified feed wait to be merged."""
