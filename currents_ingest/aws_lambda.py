@@ -22,7 +22,7 @@ from urllib.parse import unquote_plus
 
 import structlog
 
-from currents_ingest import api, backends, config, logs, status
+from currents_ingest import api, backends, config, logs, memory, status
 from currents_ingest.audiences import sync
 from currents_ingest.audiences.cohorts import effective
 from currents_ingest.audiences.completeness import stems
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     """Invokes a function by its ARN with an event, and does not wait for it."""
     Task = Mapping[str, Any]
 
+memory.keep_what_is_freed()
 log = structlog.get_logger()
 
 RESERVE = "CURRENTS_LAMBDA_RESERVE"

@@ -97,7 +97,7 @@ def main() -> NoReturn:
 
 def _run() -> int:
     gc.set_threshold(50_000, 20, 50)  # what we make lives until its commit
-    memory.keep_what_is_freed()
+    memory.keep_what_is_freed()  # no module of Polars is there yet
     try:
         app()
     except SystemExit as end:

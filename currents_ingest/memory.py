@@ -22,10 +22,10 @@ nobody uses is given back."""
 
 
 def keep_what_is_freed() -> None:
-    """Keep what is freed for the next batch; call it before Polars is imported.
+    """Keep what is freed for the next batch.
 
-    What the environment says already counts. Elsewhere than on glibc only Polars'
-    memory is kept.
+    Polars' memory is kept if it is not imported yet, and the environment does not say
+    otherwise; all else where there is glibc.
     """
     os.environ.setdefault("_RJEM_MALLOC_CONF", _POLARS)
     _mallopt({_ARENA_MAX: _ARENAS} | _KEEP)
