@@ -42,9 +42,9 @@ _MISSING = (
 _MATTER = ("currents-ingest", "polars", "polars-avro", "fastavro", "obstore")
 """What makes the same bytes of the same batch, if it is the same on both sides."""
 _PATIENCE = 300
-"""Seconds to wait for the first worker, which may be a machine that has to start. How
-long to wait for the scheduler is Dask's setting ``distributed.comm.timeouts.connect``.
-"""
+"""Seconds to wait for the first worker, which may be a machine that has to start, and
+for what a step returned, which may have to be made again. How long to wait for the
+scheduler is Dask's setting ``distributed.comm.timeouts.connect``."""
 _ASK_EVERY = 1.0
 """Seconds for which we believe what the scheduler said of its workers."""
 
@@ -134,7 +134,7 @@ class Step(Pending[T]):
     def result(self) -> T:
         """Wait for what it returned; raises what it raised, or EngineError."""
         with _told("finish a step"):
-            found: T = self.future.result()
+            found: T = self.future.result(timeout=_PATIENCE)
             return found
 
     def done(self) -> bool:

@@ -108,6 +108,16 @@ def test_workers_keep_freed_memory_too(tmp_path):
         engine.close()
 
 
+def test_what_never_comes_ends_the_load(within, monkeypatch):
+    monkeypatch.setattr(dask_engine, "_PATIENCE", 0.2)
+    engine = dask_engine.Dask(Limits(), within)
+    step = engine.submit(time.sleep, 3)
+    with pytest.raises(EngineError, match="finish a step: TimeoutError"):
+        step.result()
+    step.cancel()
+    engine.close()
+
+
 def test_no_scheduler_and_no_dask_say_what_to_do(root, monkeypatch):
     settings = settings_for(root, "nobody")
     engine = partial(dask_engine.Dask, address="tcp://127.0.0.1:9")
