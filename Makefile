@@ -43,7 +43,7 @@ fuzz-exports: $(VENV)/ready-dev  ## damaged exports by the ten thousand; six min
 campaign-dask: $(VENV)/ready-dev  ## coordinators, workers, schedulers killed; ten minutes
 	$(RUN) tests.dask_campaign --kills 60 --seed 1
 
-bench: $(VENV)/ready-dev build/peers/ready  ## against other ways; twenty minutes
+bench: $(VENV)/ready-dev build/peers/ready  ## against other ways; half an hour
 	$(RUN) tools.bench build/peers/bin/python
 
 build/peers/ready: tools/peers/requirements.txt
