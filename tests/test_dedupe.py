@@ -7,7 +7,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from currents_ingest import dedupe
+from currents_ingest import batch, dedupe, parquet
+from currents_ingest.reading import Read
 
 START = datetime(2026, 9, 15, tzinfo=UTC)
 ids = st.lists(st.sampled_from("abcdefgh"))
@@ -85,3 +86,22 @@ def test_the_index_keeps_no_rows_in_memory():
     del rows
     assert index["id"].to_list() == names
     assert pa.total_allocated_bytes() == before
+
+
+def test_index_objects_are_read_a_few_at_a_time():
+    asked = []
+
+    class Feeds:
+        def gather(self, keys):
+            asked.append(len(keys))
+            found = (dedupe.index_of(rows(key)) for key in keys)
+            return [parquet.index_to_bytes(one) for one in found]
+
+    nothing = pl.DataFrame()
+    some = {"inputs": (None,), "set_aside": (), "unread": (), "drift": ()}
+    read = Read(contract=None, rows=rows("axyz"), rejects=nothing, **some)
+    hour = int(START.timestamp()) // 3600
+    kept = batch.keep(read, [hour], Feeds(), list("abcdefghijklx"))
+    assert kept.rows["id"].to_list() == ["y", "z"]
+    assert sum(asked) == 13
+    assert max(asked) <= 4
