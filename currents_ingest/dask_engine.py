@@ -45,6 +45,9 @@ _PATIENCE = 300
 """Seconds to wait for the first worker, which may be a machine that has to start, and
 for what a step returned, which may have to be made again. How long to wait for the
 scheduler is Dask's setting ``distributed.comm.timeouts.connect``."""
+_PRIVATE = "127.0.0.1:0"
+"""Where a cluster of this machine tells of itself: to this machine, at any free port,
+so that a second load beside the first has one of its own."""
 _ASK_EVERY = 1.0
 """Seconds for which we believe what the scheduler said of its workers."""
 
@@ -71,7 +74,7 @@ class Dask:
         cluster: Any = LocalCluster
         client: Any = Client
         with _told(f"reach the Dask cluster {address}".rstrip()):
-            self._cluster = None if address else cluster(dashboard_address=None)
+            self._cluster = None if address else cluster(dashboard_address=_PRIVATE)
             self._client = client(address or self._cluster)
             self._client.register_plugin(_Prepared(), name=_Prepared.__module__)
             if not self._client.scheduler_info().get("workers"):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import socket
 import time
+from contextlib import suppress
 from datetime import date
 from functools import partial
 from os import getenv
@@ -57,7 +59,10 @@ def root(tmp_path_factory):
 def within():
     """The address of a cluster in this process."""
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+        n_workers=2,
+        threads_per_worker=1,
+        processes=False,
+        dashboard_address=":0",
     ) as made:
         yield made.scheduler_address
 
@@ -116,6 +121,19 @@ def test_what_never_comes_ends_the_load(within, monkeypatch):
         step.result()
     step.cancel()
     engine.close()
+
+
+def test_a_cluster_of_this_machine_takes_any_free_port(monkeypatch):
+    small = partial(LocalCluster, n_workers=1, processes=False)
+    monkeypatch.setattr(dask_engine, "LocalCluster", small)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):  # somebody has it: just as good
+            other.bind(("127.0.0.1", 8787))
+            other.listen()
+        engine = dask_engine.Dask(Limits())  # a warning is an error here
+        assert engine.submit(len, "abc").result() == 3
+        engine.close()
 
 
 def test_no_scheduler_and_no_dask_say_what_to_do(root, monkeypatch):
