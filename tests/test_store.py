@@ -6,6 +6,7 @@ from uuid import uuid4
 import boto3
 import pytest
 
+from currents_ingest.backends import open_backend
 from currents_ingest.errors import (
     AlreadyThereError,
     ChangedError,
@@ -154,3 +155,43 @@ def test_a_bucket_that_is_not_there_is_said_in_one_line(monkeypatch):
 def test_a_url_of_another_kind_is_refused():
     with pytest.raises(StoreError, match="could not open ftp://x"):
         Store.open("ftp://x/y")
+
+
+CONFIG = """
+[default]
+endpoint_url = http://127.0.0.1:1
+[profile other]
+endpoint_url = http://127.0.0.1:2
+services = local
+[services local]
+s3 =
+  endpoint_url = http://127.0.0.1:3
+"""
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"AWS_PROFILE": "other"},
+        {"AWS_ENDPOINT_URL": "http://127.0.0.1:4", "AWS_PROFILE": "other"},
+        {
+            "AWS_ENDPOINT_URL": "http://127.0.0.1:4",
+            "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:5",
+        },
+        {"AWS_ENDPOINT_URL_S3": ""},
+    ],
+    ids=["config", "services", "environment", "service in it", "empty"],
+)
+def test_s3_is_where_boto3_would_look_for_it(environment, monkeypatch, tmp_path):
+    (tmp_path / "config").write_text(CONFIG)
+    known = {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_ACCESS_KEY_ID": "x"}
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (known | {"AWS_SECRET_ACCESS_KEY": "x"} | environment).items():
+        monkeypatch.setenv(name, value)
+    client = boto3.session.Session().client("s3", region_name="us-east-1")
+    opened = open_backend("s3://bucket/feeds")
+    assert opened.config["endpoint"] == client.meta.endpoint_url
+    monkeypatch.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
+    assert "endpoint" not in open_backend("s3://bucket/feeds").config
