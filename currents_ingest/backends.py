@@ -91,22 +91,61 @@ def pages_by_boto3(url: str, prefix: str, after: str) -> Iterator[list[dict[str,
 def _s3(bucket: str, prefix: str) -> S3Store:
     """Open S3 as the AWS chain says: profile, SSO, role, AWS_ENDPOINT_URL.
 
-    The chain is asked anew each time: whoever rotates a credentials file is heard.
+    It is asked anew each time: whoever rotates credentials is heard.
     """
+    with _told("find access to", f"s3://{bucket}"):
+        endpoint, access = _by_environment() or _by_chain()
+    return S3Store(
+        bucket,
+        prefix=prefix or None,
+        retry_config=_retry_config(),
+        client_options={"allow_http": endpoint.startswith("http://")},
+        config={"endpoint": endpoint} if endpoint else None,
+        **access,
+    )
+
+
+_REGION = "us-east-1"
+"""Where nobody says another."""
+_BOTH = {"access_key_id", "secret_access_key"}
+_KEYS = {
+    "access_key_id": "AWS_ACCESS_KEY_ID",
+    "secret_access_key": "AWS_SECRET_ACCESS_KEY",
+    "session_token": "AWS_SESSION_TOKEN",
+    "region": "AWS_DEFAULT_REGION",
+}
+_FILES = {
+    "AWS_CONFIG_FILE": "~/.aws/config",
+    "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials",
+}
+_ENDPOINTS = "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"
+
+
+def _by_environment() -> tuple[str, dict[str, str]] | None:
+    """Return endpoint and access if variables say both keys, and no file more.
+
+    It is what the chain would say, and botocore is a quarter of a start.
+    """
+    told = os.environ
+    found = {name: told[key] for name, key in _KEYS.items() if told.get(key)}
+    files = [Path(told.get(*pair)).expanduser() for pair in _FILES.items()]
+    other = "AWS_PROFILE" in told or "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS" in told
+    if other or any(file.is_file() for file in files) or len(found.keys() & _BOTH) < 2:
+        return None
+    endpoint = next(filter(None, map(told.get, _ENDPOINTS)), "")
+    return endpoint, {"region": _REGION} | found
+
+
+def _by_chain() -> tuple[str, dict[str, Any]]:
+    """Return endpoint and access as botocore finds them."""
     from botocore.session import get_session
     from obstore.auth.boto3 import Boto3CredentialProvider
 
     chain = get_session()
-    endpoint = _endpoint(chain)
-    return S3Store(
-        bucket,
-        prefix=prefix or None,
-        region=chain.get_config_variable("region") or "us-east-1",
-        credential_provider=Boto3CredentialProvider(chain),
-        retry_config=_retry_config(),
-        client_options={"allow_http": endpoint.startswith("http://")},
-        config={"endpoint": endpoint} if endpoint else None,
-    )
+    return _endpoint(chain), {
+        "region": chain.get_config_variable("region") or _REGION,
+        "credential_provider": Boto3CredentialProvider(chain),
+    }
 
 
 def _endpoint(chain: botocore.session.Session) -> str:
@@ -120,8 +159,7 @@ def _endpoint(chain: botocore.session.Session) -> str:
     profile = chain.get_scoped_config()
     services = chain.full_config.get("services", {}).get(profile.get("services"), {})
     told = (
-        os.environ.get("AWS_ENDPOINT_URL_S3"),
-        os.environ.get("AWS_ENDPOINT_URL"),
+        *map(os.environ.get, _ENDPOINTS),
         services.get("s3", {}).get("endpoint_url"),
         profile.get("endpoint_url"),
     )
@@ -256,9 +294,11 @@ def secrets(name: str) -> dict[str, str]:
 @contextmanager
 def _told(action: str, what: str) -> Iterator[None]:
     """Make AWS's errors ours."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
     try:
         yield
-    except (BotoCoreError, ClientError) as error:
-        raise StoreError(action, what, str(error)) from error
+    except Exception as error:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        if isinstance(error, BotoCoreError | ClientError):
+            raise StoreError(action, what, str(error)) from error
+        raise

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from uuid import uuid4
 
@@ -169,29 +172,64 @@ s3 =
 """
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {},
-        {"AWS_PROFILE": "other"},
-        {"AWS_ENDPOINT_URL": "http://127.0.0.1:4", "AWS_PROFILE": "other"},
-        {
-            "AWS_ENDPOINT_URL": "http://127.0.0.1:4",
-            "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:5",
-        },
-        {"AWS_ENDPOINT_URL_S3": ""},
-    ],
-    ids=["config", "services", "environment", "service in it", "empty"],
-)
-def test_s3_is_where_boto3_would_look_for_it(environment, monkeypatch, tmp_path):
-    (tmp_path / "config").write_text(CONFIG)
-    known = {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_ACCESS_KEY_ID": "x"}
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in (known | {"AWS_SECRET_ACCESS_KEY": "x"} | environment).items():
+ENDPOINTS = [
+    {},
+    {"AWS_PROFILE": "other"},
+    {"AWS_ENDPOINT_URL": "http://127.0.0.1:4", "AWS_PROFILE": "other"},
+    {"AWS_ENDPOINT_URL": "http://127.0.0.1:4", "AWS_DEFAULT_REGION": "eu-west-1"},
+    {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:4",
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:5",
+    },
+    {"AWS_ENDPOINT_URL_S3": "", "AWS_SESSION_TOKEN": "token"},
+    {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:4",
+        "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true",
+    },
+]
+
+
+@pytest.mark.parametrize("file", [True, False], ids=["a file", "no file"])
+@pytest.mark.parametrize("environment", ENDPOINTS)
+def test_s3_is_where_boto3_would_look_for_it(environment, file, monkeypatch, tmp_path):
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    if file:
+        (tmp_path / "config").write_text(CONFIG)
+    elif "AWS_PROFILE" in environment:
+        pytest.skip("no file, no profile")
+    keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    for name, value in (keys | environment).items():
         monkeypatch.setenv(name, value)
-    client = boto3.session.Session().client("s3", region_name="us-east-1")
+    session = boto3.session.Session()
+    client = session.client("s3", region_name=session.region_name or "us-east-1")
     opened = open_backend("s3://bucket/feeds")
-    assert opened.config["endpoint"] == client.meta.endpoint_url
-    monkeypatch.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
-    assert "endpoint" not in open_backend("s3://bucket/feeds").config
+    there = opened.config.get("endpoint") or "https://s3.amazonaws.com"
+    assert there == client.meta.endpoint_url
+    assert opened.config["region"] == client.meta.region_name
+
+
+def test_keys_come_from_a_file_too(s3, monkeypatch, tmp_path):
+    (tmp_path / "keys").write_text(
+        "[other]\naws_access_key_id = x\naws_secret_access_key = x\n"
+    )
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "keys"))
+    monkeypatch.setenv("AWS_PROFILE", "other")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    store = Store.open(s3.url)
+    store.put("a", b"1")
+    assert store.get("a") == b"1"
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(StoreError, match="nobody"):
+        Store.open(s3.url)
+
+
+def test_variables_alone_need_no_botocore(s3):
+    """It takes a quarter of a start."""
+    script = "import sys; from currents_ingest.store import Store; "
+    script += f"Store.open({s3.url!r}).put('a', b'1'); print('botocore' in sys.modules)"
+    said = subprocess.check_output([sys.executable, "-c", script], text=True)
+    assert said.strip() == "False"
