@@ -5,7 +5,7 @@ Every file of a job ends in exactly one place: read, set aside, or unread.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -113,6 +113,11 @@ class _Opened:
     @property
     def key(self) -> str:
         return self.file.listed.key
+
+    def forget(self) -> None:
+        """Let go of the bytes."""
+        known = self.container
+        self.container = avro.Container(known.schema, (), known.rows, known.size)
 
 
 @dataclass(slots=True)
@@ -241,7 +246,7 @@ def _conformed(
                 results.append(_conformed_part(job, contract, read, frame))
                 good.update(one.key for one in read)
             for one in part:
-                one.container = replace(one.container, blocks=())
+                one.forget()
     files.read = [one for one in files.read if one.key in good]
     if not results:
         return _empty(contract)
@@ -372,8 +377,11 @@ def _held_back(
 
 
 def _input(one: _Opened) -> Input:
+    listed = one.file.listed
     return Input(
-        **one.file.id.model_dump(),
+        key=listed.key,
+        etag=listed.etag,
+        size=listed.size,
         hour=one.file.key.hour,
         rows=one.container.rows,
         fingerprint=one.container.schema.fingerprint,
