@@ -124,7 +124,7 @@ _ENDPOINTS = "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"
 def _by_environment() -> tuple[str, dict[str, str]] | None:
     """Return endpoint and access if variables say both keys, and no file more.
 
-    It is what the chain would say, and botocore is a quarter of a start.
+    It is what the chain would say, and botocore takes a tenth of a second or two.
     """
     told = os.environ
     found = {name: told[key] for name, key in _KEYS.items() if told.get(key)}

@@ -201,6 +201,7 @@ def test_s3_is_where_boto3_would_look_for_it(environment, file, monkeypatch, tmp
         pytest.skip("no file, no profile")
     keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     for name, value in (keys | environment).items():
         monkeypatch.setenv(name, value)
     session = boto3.session.Session()
@@ -228,7 +229,7 @@ def test_keys_come_from_a_file_too(s3, monkeypatch, tmp_path):
 
 
 def test_variables_alone_need_no_botocore(s3):
-    """It takes a quarter of a start."""
+    """It takes a tenth of a second or two of each start."""
     script = "import sys; from currents_ingest.store import Store; "
     script += f"Store.open({s3.url!r}).put('a', b'1'); print('botocore' in sys.modules)"
     said = subprocess.check_output([sys.executable, "-c", script], text=True)
