@@ -119,6 +119,13 @@ _FILES = {
     "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials",
 }
 _ENDPOINTS = "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"
+_CHAIN_ONLY = {
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_SECURITY_TOKEN",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+}
+"""Variables that we leave to botocore to understand."""
 
 
 def _by_environment() -> tuple[str, dict[str, str]] | None:
@@ -129,8 +136,8 @@ def _by_environment() -> tuple[str, dict[str, str]] | None:
     told = os.environ
     found = {name: told[key] for name, key in _KEYS.items() if told.get(key)}
     files = [Path(told.get(*pair)).expanduser() for pair in _FILES.items()]
-    other = "AWS_PROFILE" in told or "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS" in told
-    if other or any(file.is_file() for file in files) or len(found.keys() & _BOTH) < 2:
+    more = told.keys() & _CHAIN_ONLY or any(file.is_file() for file in files)
+    if more or not found.keys() >= _BOTH:
         return None
     endpoint = next(filter(None, map(told.get, _ENDPOINTS)), "")
     return endpoint, {"region": _REGION} | found

@@ -223,9 +223,21 @@ def test_keys_come_from_a_file_too(s3, monkeypatch, tmp_path):
     store = Store.open(s3.url)
     store.put("a", b"1")
     assert store.get("a") == b"1"
-    monkeypatch.setenv("AWS_PROFILE", "nobody")
+
+
+@pytest.mark.parametrize("name", ["AWS_PROFILE", "AWS_DEFAULT_PROFILE"])
+def test_a_profile_that_does_not_exist_is_told(s3, name, monkeypatch):
+    monkeypatch.setenv(name, "nobody")
     with pytest.raises(StoreError, match="nobody"):
         Store.open(s3.url)
+
+
+def test_a_token_under_its_old_name_is_heard(s3, monkeypatch):
+    assert "access_key_id" in open_backend(s3.url).config
+    monkeypatch.setenv("AWS_SECURITY_TOKEN", "token")
+    asked = open_backend(s3.url)
+    assert "access_key_id" not in asked.config
+    assert asked.credential_provider()["token"] == os.environ["AWS_SECURITY_TOKEN"]
 
 
 def test_variables_alone_need_no_botocore(s3):
