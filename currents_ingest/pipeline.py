@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice, takewhile
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 import structlog
@@ -40,6 +40,9 @@ log = structlog.get_logger()
 AHEAD = 4
 """Batches that may be done while one before them is not, for each in work."""
 MAX_PER_ENTRY = 200
+_LOOK_EVERY = 1.0
+"""Seconds to wait for word of a step: one that was done, and that a cluster lost before
+we looked, is made again without another word."""
 COMMIT_EVERY = 5.0
 """Seconds of work that a commit gathers: what a crash may cost."""
 
@@ -125,7 +128,8 @@ class Run:
                     yield self._commit(len(ready))
                     since = time.monotonic()
                 elif len(ready) < len(self._open):
-                    self._ended.get()
+                    with suppress(Empty):
+                        self._ended.get(timeout=_LOOK_EVERY)
         finally:
             self._clear()
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from currents_ingest import api, config, discover, pipeline, session
-from currents_ingest.engine import WORKERS, Threads
+from currents_ingest.engine import WORKERS, Threads, _Step
 from currents_ingest.errors import StoreError
 from currents_ingest.store import Store
 from currents_ingest.verify import verify
@@ -102,7 +102,7 @@ class Ended:
     def put(self, _):
         pass
 
-    def get(self):
+    def get(self, timeout):  # noqa: ARG002 (there is nothing to wait for)
         self.engine.step()
 
 
@@ -245,3 +245,23 @@ def test_a_step_that_fails_fails_those_that_wait_for_it(threads):
     failed = threads.submit(int, "x")
     with pytest.raises(ValueError, match="invalid literal"):
         threads.submit(str, failed).result(timeout=30)
+
+
+def test_a_step_that_was_done_and_is_lost_is_waited_for_again(tmp_path, monkeypatch):
+    """As on a cluster whose worker dies: what is made again tells nobody of it."""
+    told = set()
+
+    def done(step):
+        known = not Future.done(step) or step in told
+        if not known:
+            told.add(step)  # lost meanwhile, and there again the next time
+        return known and Future.done(step)
+
+    monkeypatch.setattr(_Step, "done", done, raising=False)
+    store = Store.open(str(tmp_path / "source"))
+    for number in range(3):
+        rows = [ROW | {"id": f"{number}"}]
+        store.put(key(OPEN, offset=number), container(record(OPEN), rows))
+    settings = settings_for(tmp_path / "source", tmp_path / "feeds")
+    assert api.poll(settings).rows_out == 3
+    assert told
