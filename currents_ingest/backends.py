@@ -135,8 +135,9 @@ def _by_environment() -> tuple[str, dict[str, str]] | None:
     """
     told = os.environ
     found = {name: told[key] for name, key in _KEYS.items() if told.get(key)}
-    files = [Path(told.get(*pair)).expanduser() for pair in _FILES.items()]
-    more = told.keys() & _CHAIN_ONLY or any(file.is_file() for file in files)
+    # Not as a Path: that fails where there is no home, as for any user of a container.
+    files = [os.path.expanduser(told.get(*pair)) for pair in _FILES.items()]  # noqa: PTH111
+    more = told.keys() & _CHAIN_ONLY or any(Path(file).is_file() for file in files)
     if more or not found.keys() >= _BOTH:
         return None
     endpoint = next(filter(None, map(told.get, _ENDPOINTS)), "")

@@ -62,7 +62,7 @@ def within():
         n_workers=2,
         threads_per_worker=1,
         processes=False,
-        dashboard_address=":0",
+        dashboard_address="127.0.0.1:0",
     ) as made:
         yield made.scheduler_address
 
