@@ -27,6 +27,7 @@ from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -994,8 +995,13 @@ def judge_poll(source: Path, feeds: Path, share: float) -> Counter[str]:
     assert verified.pending == 0
     again = api.poll(settings)
     assert again.files == len(again.quarantined) == 0
-    rows = sum(pq.read_table(path).num_rows for path in _published(feeds))
-    assert rows == outcome.rows_out
+    tables = [pq.read_table(path) for path in _published(feeds)]
+    raw = [one["id"].to_pylist() for one in tables if "id" in one.column_names]
+    assert sum(map(len, raw)) == outcome.rows_out
+    ids = set(chain.from_iterable(raw))
+    for table in tables:
+        if "event_id" in table.column_names:  # a unified feed's
+            assert ids.issuperset(table["event_id"].to_pylist())
     return Counter(
         {
             "poll: committed": outcome.files,
