@@ -19,7 +19,7 @@ from currents_ingest.errors import BreakingDriftError
 from currents_ingest.privacy import REDACTED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from currents_ingest.contracts import ColumnType, Contract
     from currents_ingest.privacy import Choice
@@ -30,7 +30,8 @@ LATEST = datetime(2100, 1, 1, tzinfo=UTC)
 """Event times outside are mistakes (milliseconds taken for seconds, say): rejected.
 Imported history may be old and test events lie in the future, so it is a wide range."""
 
-FILE, ROW, REASON = "currents_file", "currents_row", "reason"
+FILE, ROW, QUEUED = "currents_file", "currents_row", "currents_queued_at"
+REASON = "reason"
 
 POLARS_TYPES: dict[ColumnType, Any] = {
     "string": pl.String,
@@ -43,8 +44,6 @@ POLARS_TYPES: dict[ColumnType, Any] = {
 }
 
 _DIGEST = re.compile("[0-9a-f]{64}")
-_FILE, _ROW, _QUEUED = "file of row", "row of file", "hour of file"
-"""Provenance while conforming: names that no Avro field can have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,13 +99,11 @@ def conform(
         _value(column.type, places.get(column.name)).alias(column.name)
         for column in contract.own
     ]
-    checked = frame.with_columns(*_provenance(origins)).select(
+    checked = frame.select(
         *columns,
         _event_datetime(fields).alias("event_datetime"),
         *constants,
-        pl.col(_FILE).alias(FILE),
-        pl.col(_ROW).alias(ROW),
-        pl.col(_QUEUED).alias("currents_queued_at"),
+        *_provenance(origins),
         _unmapped(unmapped(writer, contract)).alias(UNMAPPED),
         _reason(frame, fields, contract, places).alias(REASON),
     )
@@ -122,23 +119,23 @@ def conform(
     )
 
 
-def _provenance(origins: Sequence[Origin]) -> list[pl.Series]:
-    """Repeat each file's key, row numbers and queued hour along its rows."""
-    counts = pl.Series([origin.rows for origin in origins], dtype=pl.Int64)
-    place = pl.select(
-        pl.int_range(len(origins)).repeat_by(counts).explode()
-    ).to_series()
-    rows = pl.select(pl.int_ranges(0, counts).explode()).to_series()
-    keys = pl.Series([origin.file for origin in origins], dtype=pl.String)
-    hours = pl.Series(
-        [origin.queued_at for origin in origins], dtype=POLARS_TYPES["timestamp"]
+def _provenance(origins: Sequence[Origin]) -> Iterator[pl.Series]:
+    """Yield each file's key, row numbers and queued hour along its rows."""
+    files = pl.DataFrame(
+        {
+            FILE: [origin.file for origin in origins],
+            QUEUED: [origin.queued_at for origin in origins],
+            ROW: [origin.rows for origin in origins],
+        },
+        schema={FILE: pl.String, QUEUED: POLARS_TYPES["timestamp"], ROW: pl.Int64},
+    )
+    rows = files.select(
+        pl.int_range(pl.len()).repeat_by(ROW).explode().alias(FILE),
+        pl.int_ranges(0, ROW).explode().alias(ROW),
     )
     # Gathered and not repeated: the text of a key is there once, whatever its rows.
-    return [
-        keys.gather(place).alias(_FILE),
-        hours.gather(place).alias(_QUEUED),
-        rows.alias(_ROW),
-    ]
+    each = files[rows[FILE]]
+    yield from (each[FILE], rows[ROW], each[QUEUED])
 
 
 def _value(kind: ColumnType, field: Field | None) -> pl.Expr:
@@ -187,8 +184,9 @@ def _reason(
             "time is not between 1970 and 2100, as seconds",
         ),
     ]
+    types = contract.types
     for name, field in places.items():
-        if (kind := contract.types[name]) == "decimal(38,6)":
+        if (kind := types[name]) == "decimal(38,6)":
             given = pl.col(field.name).is_not_null()
             lost = _value(kind, field).is_null() & given
             reasons.append(_when(lost, f"{name} does not fit a DECIMAL(38,6)"))

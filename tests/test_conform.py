@@ -197,6 +197,18 @@ def test_fields_that_the_contract_does_not_know_become_json():
     ]
 
 
+def test_no_name_of_a_field_is_taken_for_one_of_ours():
+    contract = raw_contract(OPEN, [schemas.read(record())])
+    new = record(**{"row of file": "string", "currents_file": "string"})
+    row = ROW | {"row of file": "x", "currents_file": "y"}
+    found = conformed(new, [row], contract).rows
+    assert found["currents_row"].to_list() == [0]
+    assert found["currents_file"].to_list() == ["f"]
+    assert [json.loads(text) for text in found["unmapped_fields"]] == [
+        {"row of file": "x", "currents_file": "y"}
+    ]
+
+
 def test_a_field_that_the_writer_does_not_have_is_null():
     contract = raw_contract(OPEN, [schemas.read(record(a="string", price="float"))])
     found = conformed(record(), [ROW], contract).rows
