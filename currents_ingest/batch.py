@@ -11,7 +11,7 @@ import hashlib
 import secrets
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import orjson
 import polars as pl
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from currents_ingest.unified import UnifiedContract
 
 
+T = TypeVar("T")
 _AT_ONCE = 4
-"""Index objects that are read and looked up at once."""
+"""Indexes that are read and looked up at once."""
 SMALL = 4 << 20
 """Bytes of Parquet up to which rows for a unified feed wait to be merged."""
 
@@ -131,7 +132,13 @@ def keep(
     """
     rows, index, duplicates = pl.DataFrame(), dedupe.NOTHING, 0
     if read.inputs:
-        frames = chain(_indexes(feeds, objects), (one.ids for one in earlier))
+        frames = chain(
+            (
+                pl.concat(map(parquet.from_bytes, feeds.gather(some)))
+                for some in _some(objects)
+            ),
+            (pl.concat(one.ids for one in some) for some in _some(earlier)),
+        )
         kept = dedupe.deduplicate(read.rows, (_within(one, hours) for one in frames))
         rows, index, duplicates = kept.rows, kept.index, kept.duplicates
     return Kept(
@@ -209,11 +216,9 @@ def _shared(
         )
 
 
-def _indexes(feeds: Store, objects: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """Read index objects, some at a time, for there may be hundreds."""
-    for at in range(0, len(objects), _AT_ONCE):
-        bodies = feeds.gather(objects[at : at + _AT_ONCE])
-        yield pl.concat(map(parquet.from_bytes, bodies))
+def _some(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Take indexes some at a time: there may be hundreds, and one alone costs more."""
+    return (items[at : at + _AT_ONCE] for at in range(0, len(items), _AT_ONCE))
 
 
 def _within(index: pl.DataFrame, hours: Sequence[int]) -> pl.DataFrame:

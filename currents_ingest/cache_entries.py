@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 from currents_ingest.manifest import SetAside
@@ -99,11 +99,11 @@ def _apply_pace(db: sqlite3.Connection, entry: Entry) -> None:
     says the same.
     """
     oldest = seconds(entry.at) // 86400 - KEPT
-    found: dict[tuple[int, str], dict[str, Counter[int]]] = {}
+    found: defaultdict[tuple[int, str], defaultdict[str, Counter[int]]]
+    found = defaultdict(lambda: defaultdict(Counter))
     for day, event_type, column, place, rows in _paces(entry):
         if day > oldest:
-            columns = found.setdefault((day, event_type), {})
-            columns.setdefault(column, Counter())[place] += rows
+            found[day, event_type][column][place] += rows
     names = ", ".join(COLUMNS)
     for key, columns in sorted(found.items()):
         held = db.execute(

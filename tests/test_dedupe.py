@@ -101,7 +101,11 @@ def test_index_objects_are_read_a_few_at_a_time():
     some = {"inputs": (None,), "set_aside": (), "unread": (), "drift": ()}
     read = Read(contract=None, rows=rows("axyz"), rejects=nothing, **some)
     hour = int(START.timestamp()) // 3600
-    kept = batch.keep(read, [hour], Feeds(), list("abcdefghijklx"))
-    assert kept.rows["id"].to_list() == ["y", "z"]
+    earlier = [
+        batch.Index(token=one, ids=dedupe.index_of(rows(one))) for one in "bcdfy"
+    ]
+    kept = batch.keep(read, [hour], Feeds(), list("abcdefghijklx"), *earlier)
+    assert kept.rows["id"].to_list() == ["z"]
+    assert kept.after == tuple("bcdfy")
     assert sum(asked) == 13
     assert max(asked) <= 4
