@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 RUN = $(BIN)/python -m
+# Where it is set, each of the many starts compiles all of our modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check wheel-test campaign campaign-audiences campaign-cohorts campaign-dask fuzz fuzz-exports bench bench-audiences bench-feeds bench-polls bench-validate screenshots schemas lock clean
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import urllib3
-
 from currents_ingest.errors import AmperityError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import urllib3
 
     from currents_ingest.config import Amperity
 
@@ -25,7 +25,6 @@ WINDOW = timedelta(days=7)
 """How far back ingest jobs are kept, and the widest window of one request."""
 PAUSE = 1.0
 """Seconds before the second repetition; each pause is twice the one before."""
-_TIMEOUT = urllib3.Timeout(connect=10, read=60)
 _MEANING = {
     400: "it does not understand the request; check amperity.workflow",
     401: "the token is wrong or has expired",
@@ -63,12 +62,17 @@ class IngestJob:
 
 
 class Client:
-    """Talks to one tenant; requests are repeated with growing pauses."""
+    """Talks to one tenant; requests are repeated with growing pauses.
+
+    urllib3 is imported late, for most runs talk to no tenant, and it slows their start.
+    """
 
     def __init__(self, settings: Amperity) -> None:
         if not (token := os.environ.get(settings.token_env, "")):
             problem = f"amperity.token_env: {settings.token_env} is not set"
             raise SettingsError((problem,))
+        import urllib3
+
         self._settings = settings
         self._pool = urllib3.PoolManager(
             headers={
@@ -76,7 +80,7 @@ class Client:
                 "api-version": VERSION,
                 "authorization": f"Bearer {token}",
             },
-            timeout=_TIMEOUT,
+            timeout=urllib3.Timeout(connect=10, read=60),
         )
 
     def start(self, since: datetime, until: datetime) -> str:
@@ -129,6 +133,8 @@ class Client:
         fields: dict[str, str] | None = None,
         body: dict[str, str] | None = None,
     ) -> dict[str, Any]:
+        from urllib3.exceptions import HTTPError
+
         try:
             answer = self._pool.request(
                 method,
@@ -137,7 +143,7 @@ class Client:
                 json=body,
                 retries=retry,
             )
-        except urllib3.exceptions.HTTPError as error:  # its text may hold the URL only
+        except HTTPError as error:  # its text may hold the URL only
             cause = f"no answer from {self._settings.url} ({type(error).__name__})"
             raise AmperityError(action, cause) from None
         if answer.status >= 300:
@@ -153,6 +159,8 @@ class Client:
 
 def _retry(*statuses: int, **options: Any) -> urllib3.Retry:
     """Return when to ask again: with pauses of up to 8 s, or as Retry-After says."""
+    import urllib3
+
     return urllib3.Retry(
         4,
         backoff_factor=PAUSE,

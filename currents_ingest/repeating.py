@@ -10,12 +10,6 @@ import re
 from typing import TYPE_CHECKING, TypeVar
 
 from obstore import exceptions as oe
-from tenacity import (
-    Retrying,
-    retry_if_exception,
-    stop_after_attempt,
-    wait_random_exponential,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,17 +53,20 @@ def worth_repeating(error: BaseException) -> bool:
 def repeated(call: Callable[[], T]) -> T:
     """Call, again and again while that is worth it; raises what came last.
 
-    The first time is without tenacity, which takes more time than the request itself.
+    The first time is without tenacity, which takes more time than the request itself,
+    and longer than that to import.
     """
     try:
         return call()
     except Exception as error:
         if not worth_repeating(error):
             raise
-    again = Retrying(
-        retry=retry_if_exception(worth_repeating),
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=wait_random_exponential(multiplier=0.1, max=5),
+    import tenacity
+
+    again = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(worth_repeating),
+        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        wait=tenacity.wait_random_exponential(multiplier=0.1, max=5),
         reraise=True,
     )
     return again(call)

@@ -7,9 +7,20 @@ import sys
 
 import pytest
 
+from currents_ingest.simulate import Simulation, simulate
+
 HEAVY = {
     *("aiohttp", "altair", "asyncio", "boto3", "botocore", "fastavro", "fsspec"),
-    *("jinja2", "obstore", "polars", "pydantic", "sqlite3", "structlog", "urllib3"),
+    *(
+        "jinja2",
+        "obstore",
+        "polars",
+        "pydantic",
+        "sqlite3",
+        "structlog",
+        "tenacity",
+        "urllib3",
+    ),
 }
 OF_A_COMMAND = {"asyncio", "pydantic", "structlog"}
 """What Typer and the logs need themselves."""
@@ -30,6 +41,23 @@ def test_help_imports_nothing_heavy(command):
     assert "Usage: " in done.stdout
     heavy = set(done.stderr.strip().split(",")) - {""}
     assert heavy <= (OF_A_COMMAND if command else set())
+
+
+def test_a_poll_that_meets_no_trouble_imports_no_means_against_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CURRENTS_SOURCE__URL", str(tmp_path / "in/currents"))
+    monkeypatch.setenv("CURRENTS_FEEDS__URL", str(tmp_path / "out"))
+    simulate(
+        f"{tmp_path}/in", Simulation(events=("users.messages.email.Open",), rows=9)
+    )
+    code = ASK.format(heavy=HEAVY)
+    asked = [sys.executable, "-c", code, "poll"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    heavy = set(done.stderr.strip().splitlines()[-1].split(","))
+    assert {"polars", "obstore"} <= heavy
+    assert not heavy & {"aiohttp", "boto3", "botocore", "tenacity", "urllib3"}
 
 
 KEEP = """
