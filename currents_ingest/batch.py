@@ -133,10 +133,7 @@ def keep(
     rows, index, duplicates = pl.DataFrame(), dedupe.NOTHING, 0
     if read.inputs:
         frames = chain(
-            (
-                pl.concat(map(parquet.from_bytes, feeds.gather(some)))
-                for some in _some(objects)
-            ),
+            (parquet.from_bytes(feeds.gather(some)) for some in _some(objects)),
             (pl.concat(one.ids for one in some) for some in _some(earlier)),
         )
         kept = dedupe.deduplicate(read.rows, (_within(one, hours) for one in frames))

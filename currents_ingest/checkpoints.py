@@ -293,7 +293,7 @@ def _merge(store: Store, part: _Month) -> tuple[int, int, list[str]]:
         bodies = store.gather([one.key for one in old])
     except NotThereError:  # a rival is at it
         return len(old), 0, []
-    new = _put(store, part, pl.concat([parquet.from_bytes(body) for body in bodies]))
+    new = _put(store, part, parquet.from_bytes(bodies))
     kept = {one.key for one in new}
     twice = sum(one.rows for one in old) - sum(one.rows for one in new)
     return _small(new), twice, [one.key for one in old if one.key not in kept]

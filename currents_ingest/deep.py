@@ -360,10 +360,8 @@ class _Ids:
             return
         self._flush()
         for bucket in range(_BUCKETS):
-            paths = [
-                self._folder / f"{n}-{bucket}.parquet" for n in range(self._flushed)
-            ]
-            yield pl.concat([parquet.from_bytes(path.read_bytes()) for path in paths])
+            names = (f"{n}-{bucket}.parquet" for n in range(self._flushed))
+            yield parquet.from_bytes([(self._folder / n).read_bytes() for n in names])
 
     def _flush(self) -> None:
         self._folder = self._folder or Path(tempfile.mkdtemp(prefix="currents-ids-"))

@@ -41,7 +41,7 @@ def merge(
     for feed, group in groupby(ordered, key=lambda part: part.contract.feed):
         for number, some in enumerate(_bounded(list(group))):
             contract = some[0].contract
-            rows = pl.concat([parquet.from_bytes(part.body) for part in some])
+            rows = parquet.from_bytes([part.body for part in some])
             kept = newest(rows, contract) if contract.latest else rows
             staged = Staging(store, f"{staging}-{number:03}")
             span = min(part.span[0] for part in some), max(p.span[1] for p in some)
