@@ -178,6 +178,10 @@ class Cache:
         found = self._rows("select body from contracts where feed = ?", feed)
         return Contract.model_validate_json(found[0][0]) if found else None
 
+    def pinned(self) -> set[str]:
+        """Return the raw feeds whose contracts are pinned."""
+        return {feed for (feed,) in self._rows("select feed from contracts")}
+
     def drift(self) -> list[tuple[Drift, datetime]]:
         """Return every schema that drifted, and when it was first met."""
         found = self._rows("select body, seen from schemas order by event_type, seen")

@@ -269,7 +269,7 @@ class Run:
             for each in done
             if each.manifest and each.read.contract
         }
-        pinned = cache.unified()
+        pinned, pinned_unified = cache.pinned(), cache.unified()
         unified = {one.feed: one for each in done for one in each.unified}
         known = {(one.fingerprint, one.event_type) for one, _ in cache.drift()}
         drift = {
@@ -286,10 +286,12 @@ class Run:
             pinned=tuple(
                 contract
                 for feed, contract in sorted(contracts.items())
-                if cache.contract(feed) is None
+                if feed not in pinned
             ),
             unified=tuple(
-                one for feed, one in sorted(unified.items()) if feed not in pinned
+                one
+                for feed, one in sorted(unified.items())
+                if feed not in pinned_unified
             ),
             set_aside=tuple(
                 one
