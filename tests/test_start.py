@@ -11,16 +11,8 @@ from currents_ingest.simulate import Simulation, simulate
 
 HEAVY = {
     *("aiohttp", "altair", "asyncio", "boto3", "botocore", "fastavro", "fsspec"),
-    *(
-        "jinja2",
-        "obstore",
-        "polars",
-        "pydantic",
-        "sqlite3",
-        "structlog",
-        "tenacity",
-        "urllib3",
-    ),
+    *("jinja2", "obstore", "polars", "pydantic", "sqlite3", "structlog"),
+    *("tenacity", "urllib3"),
 }
 OF_A_COMMAND = {"asyncio", "pydantic", "structlog"}
 """What Typer and the logs need themselves."""
