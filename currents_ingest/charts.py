@@ -164,7 +164,7 @@ def _drawn(chart: Any, title: str, width: int) -> str:
         domainColor=_LINE,
         tickColor=_LINE,
     )
-    svg: str = vl_convert.vegalite_to_svg(told.to_dict())
+    svg: str = vl_convert.vegalite_to_svg(told.to_dict(validate=False))
     for placeholder, colour in _COLOURS.items():
         svg = svg.replace(placeholder, colour)
     view = re.search(r'viewBox="[^"]*"', svg)

@@ -104,18 +104,23 @@ def _surprises(active: Sequence[bool], first: int) -> list[float]:
         tried[hour % WEEK] += 1
         had[hour % WEEK] += one
 
+    tried, had = _near(tried), _near(had)
+
     def of(hour: int) -> float:
-        near = (hour - 1, hour, (hour + 1) % WEEK)
-        alike = [(one + day) % WEEK for day in range(0, WEEK, 24) for one in near]
-        usual = (_sum(had, alike) + 0.5) / (_sum(tried, alike) + 1)
-        share = (_sum(had, near) + _PRIOR * usual) / (_sum(tried, near) + _PRIOR)
+        alike = slice(hour % 24, None, 24)
+        usual = (sum(had[alike]) + 0.5) / (sum(tried[alike]) + 1)
+        share = (had[hour] + _PRIOR * usual) / (tried[hour] + _PRIOR)
         return min(_MOST, -log(1 - share))
 
     return [of(hour) for hour in range(WEEK)]
 
 
-def _sum(counts: Sequence[int], hours: Sequence[int]) -> int:
-    return sum(counts[hour] for hour in hours)
+def _near(counts: Sequence[int]) -> list[int]:
+    """Add to each hour of the week its neighbours."""
+    return [
+        counts[hour - 1] + counts[hour] + counts[(hour + 1) % WEEK]
+        for hour in range(WEEK)
+    ]
 
 
 def _gaps(
