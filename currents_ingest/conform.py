@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,7 @@ from currents_ingest.avro import BAD_TEXT
 from currents_ingest.compatibility import Verdict, compare, unmapped
 from currents_ingest.contracts import UNMAPPED
 from currents_ingest.errors import BreakingDriftError
-from currents_ingest.privacy import REDACTED
+from currents_ingest.hashing import digest, sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -42,8 +40,6 @@ POLARS_TYPES: dict[ColumnType, Any] = {
     "decimal(38,6)": pl.Decimal(38, 6),
     "timestamp": pl.Datetime("us", "UTC"),
 }
-
-_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,48 +223,29 @@ def _json_value(field: Field) -> pl.Expr:
 def hidden(rows: pl.DataFrame, privacy: Mapping[str, Choice]) -> pl.DataFrame:
     """Return a raw feed's rows with personal fields as the choices leave them."""
     chosen = {name: choice for name, choice in privacy.items() if choice != "keep"}
+    if not chosen:
+        return rows
     columns = [
         guarded(pl.col(name), choice).alias(name)
         for name, choice in chosen.items()
         if name in rows.columns
     ]
-    if chosen and rows[UNMAPPED].null_count() < rows.height:
-        texts = [_hidden_within(text, chosen) for text in rows[UNMAPPED]]
-        columns.append(pl.lit(pl.Series(UNMAPPED, texts, dtype=pl.String)))
+    texts, names = rows[UNMAPPED], [f'"{name}":' for name in chosen]
+    if (at := texts.str.contains_any(names).arg_true()).len():
+        found = [_hidden_within(text, chosen) for text in texts[at]]
+        columns.append(pl.lit(texts.clone().scatter(at, found)))
     return rows.with_columns(columns)
 
 
-def _hidden_within(text: str | None, chosen: Mapping[str, Choice]) -> str | None:
+def _hidden_within(text: str, chosen: Mapping[str, Choice]) -> str | None:
     """Treat fields that have no column likewise."""
-    fields = orjson.loads(text) if text else {}
-    if not fields.keys() & chosen.keys():
-        return text
+    fields = orjson.loads(text)
     for name in fields.keys() & chosen.keys():
         value = fields.pop(name)
         if chosen[name] == "hash":
             plain = value if isinstance(value, str) else orjson.dumps(value).decode()
-            fields[name] = _digest(plain)
+            fields[name] = digest(plain)
     return orjson.dumps(fields).decode() if fields else None
-
-
-def sha256(texts: pl.Expr) -> pl.Expr:
-    """Hash texts as ad platforms want it: SHA-256 of the trimmed, lower-case text.
-
-    An empty text, and what a connector put in a text's place, tell of nobody and stay;
-    so does what is such a hash already, by a connector or in an object of ours.
-    """
-    return texts.cast(pl.String).map_batches(
-        lambda given: pl.Series(given.name, map(_digest, given), dtype=pl.String),
-        return_dtype=pl.String,
-        is_elementwise=True,
-    )
-
-
-def _digest(text: str | None) -> str | None:
-    plain = (text or "").strip().lower()
-    if text is None or plain in ("", REDACTED.lower()) or _DIGEST.fullmatch(plain):
-        return text
-    return hashlib.sha256(plain.encode()).hexdigest()
 
 
 def guarded(value: pl.Expr, choice: Choice) -> pl.Expr:

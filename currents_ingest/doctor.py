@@ -49,6 +49,7 @@ _PATIENCE = 12.0
 _LEAST_DISK = 500 * 10**6
 _OPTIONAL = {
     "polars_avro": "fastavro decodes in its place, ten times slower",
+    "polars_hash": "hashlib hashes personal fields in its place, a row at a time",
     "vl_convert": "the report has tables and no charts",
 }
 

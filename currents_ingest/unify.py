@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +9,9 @@ import polars as pl
 
 from currents_ingest import amperity
 from currents_ingest.amperity import COLUMN_TYPES
-from currents_ingest.conform import FILE, POLARS_TYPES, REASON, ROW, guarded, sha256
+from currents_ingest.conform import FILE, POLARS_TYPES, REASON, ROW, guarded
 from currents_ingest.contracts import UNMAPPED
+from currents_ingest.hashing import numbers, sha256
 from currents_ingest.privacy import REDACTED
 
 if TYPE_CHECKING:
@@ -285,7 +285,7 @@ class _Compiler:
             for name, value in self._contract.prefer.items()
         ]
         first = pl.all_horizontal(preferred) if preferred else _NO
-        ties = pl.col("id").map_batches(_ties, return_dtype=pl.Int64)
+        ties = numbers(pl.col("id"), _TIES)
         below = ties + pl.when(first).then(_TIES).otherwise(0)
         return pl.col("event_datetime").dt.truncate("1s") + pl.duration(
             microseconds=below
@@ -352,7 +352,3 @@ def _mapped(value: pl.Expr, names: Mapping[str, Any]) -> pl.Expr:
 def not_empty(text: pl.Expr) -> pl.Expr:
     """Make null of what says nothing: '', and what a connector put in its place."""
     return pl.when((text != "") & (text != REDACTED)).then(text)
-
-
-def _ties(ids: pl.Series) -> pl.Series:
-    return pl.Series([zlib.crc32(one.encode()) % _TIES for one in ids], dtype=pl.Int64)

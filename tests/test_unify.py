@@ -252,12 +252,13 @@ def test_personal_data_is_left_hashed_or_dropped():
 
 
 def test_unmapped_fields_are_hidden_too():
-    rows = raw([{"a": "X ", "n": 5}, {"n": 5}, {}], known={})
+    inside = '"a":1'
+    rows = raw([{"a": "X ", "n": 5}, {"n": 5}, {}, {"b": inside}], known={})
     digest = hashlib.sha256(b"x").hexdigest()
     for choices, wanted in (
-        ({}, [{"a": "X ", "n": 5}, {"n": 5}, None]),
-        ({"a": "hash"}, [{"a": digest, "n": 5}, {"n": 5}, None]),
-        ({"a": "drop", "n": "drop", "b": "drop"}, [None, None, None]),
+        ({}, [{"a": "X ", "n": 5}, {"n": 5}, None, {"b": inside}]),
+        ({"a": "hash"}, [{"a": digest, "n": 5}, {"n": 5}, None, {"b": inside}]),
+        ({"a": "drop", "n": "drop", "b": "drop"}, [None, None, None, None]),
     ):
         texts = hidden(rows, choices)["unmapped_fields"]
         assert [json.loads(text) if text else None for text in texts] == wanted
