@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from currents_ingest import lease
-from currents_ingest.audiences.gathering import Target
-from currents_ingest.audiences.sync import runs
 from currents_ingest.backends import Queue
 from currents_ingest.compatibility import Comparison, Verdict, judge
 from currents_ingest.contracts import feed_name
@@ -196,8 +194,13 @@ def survey(settings: Settings, now: datetime) -> tuple[Status, History]:
 
 def last_runs(settings: Settings, most: int = 1) -> tuple[LastRun, ...]:
     """Return the last runs of every audience; one that cannot be read stops nothing."""
+    if not settings.audiences:
+        return ()
+    from currents_ingest.audiences.gathering import Target
+    from currents_ingest.audiences.sync import runs
+
     found = []
-    for name, audience in sorted((settings.audiences or {}).items()):
+    for name, audience in sorted(settings.audiences.items()):
         try:
             last = tuple(runs(settings, Target(name, audience))[:most])
             found.append(LastRun(audience=name, runs=last))

@@ -8,11 +8,12 @@ import sys
 import pytest
 
 from currents_ingest.simulate import Simulation, simulate
+from tests.audience_campaign import Place, rows, write_csv, write_settings
 
 HEAVY = {
     *("aiohttp", "altair", "asyncio", "boto3", "botocore", "fastavro", "fsspec"),
     *("jinja2", "obstore", "polars", "pydantic", "sqlite3", "structlog"),
-    *("tenacity", "urllib3"),
+    *("email_validator", "phonenumbers", "pycountry", "tenacity", "urllib3"),
 }
 OF_A_COMMAND = {"asyncio", "pydantic", "structlog"}
 """What Typer and the logs need themselves."""
@@ -50,6 +51,20 @@ def test_a_poll_that_meets_no_trouble_imports_no_means_against_it(
     heavy = set(done.stderr.strip().splitlines()[-1].split(","))
     assert {"polars", "obstore"} <= heavy
     assert not heavy & {"aiohttp", "boto3", "botocore", "tenacity", "urllib3"}
+
+
+@pytest.mark.parametrize("command", [["status"], ["audience", "preview", "vips"]])
+def test_what_sends_nothing_imports_no_means_to(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CURRENTS_SOURCE__URL", str(tmp_path / "in"))
+    place = Place(root=tmp_path, braze="http://127.0.0.1:9")
+    write_csv(place.export, rows(range(9)))
+    write_settings(place)
+    code = ASK.format(heavy=HEAVY)
+    asked = [sys.executable, "-c", code, *command]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    heavy = set(done.stderr.strip().splitlines()[-1].split(","))
+    assert not heavy & {"aiohttp", "email_validator", "phonenumbers"}
 
 
 KEEP = """

@@ -1,4 +1,7 @@
-"""The wire to Braze: one host, one key, TLS checked, no redirect followed."""
+"""The wire to Braze: one host, one key, TLS checked, no redirect followed.
+
+aiohttp is imported once it is needed: it reads all certificates as it is.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-import aiohttp
 import orjson
 
 from currents_ingest.audiences.requests import Answer
@@ -15,6 +17,8 @@ from currents_ingest.errors import BrazeRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    import aiohttp
 
 _CERTIFICATE = (
     "the host's certificate is not one that this machine trusts: check braze.url, or "
@@ -60,6 +64,8 @@ class Client:
             LostError: It may have.
             BrazeRefusedError: The host is not who it says it is.
         """
+        import aiohttp
+
         try:
             async with self.session.post(
                 self.base + path, data=self.begin + body[1:], allow_redirects=False
@@ -89,6 +95,8 @@ async def connected(
         patience: Seconds to wait for an answer.
         connections: At most so many at once.
     """
+    import aiohttp
+
     headers = {
         "Content-Type": "application/json",
         "User-Agent": f"currents-ingest/{version('currents-ingest')}",
