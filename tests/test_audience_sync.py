@@ -32,8 +32,8 @@ from tests.audience_campaign import (
     flat,
     held,
     id_of,
+    inside,
     rows,
-    run,
     start,
     take_in,
     write_csv,
@@ -248,7 +248,7 @@ def test_an_export_that_lost_many_people_is_refused_without_force(
         place.export.write_text("external_id,Tier\n")
     write_settings(place, **mirror)
     requests = box.requests()
-    refused = run(place, "audience", "sync", "vips")
+    refused = inside(place, "audience", "sync", "vips")
     assert (refused.status, refused.stdout) == (1, "")
     assert says in " ".join(refused.stderr.split())
     assert "--force" in refused.stderr
@@ -298,7 +298,7 @@ def test_a_preview_changes_nothing_and_makes_no_folder(place, box):
     export(place, rows(range(100), 1))
     kept, state, profiles = place.files(), box.state(), held(box)
     write_settings(place)
-    shown = run(place, "audience", "preview", "vips")
+    shown = inside(place, "audience", "preview", "vips")
     assert shown.status == 0
     assert place.files() == kept
     assert (box.state(), held(box)) == (state, profiles)
@@ -322,7 +322,7 @@ def test_what_a_preview_counts_is_what_sync_does(place, box, settings):
 def test_a_preview_says_that_sync_would_refuse(place):
     export(place, people(1, 2, email="nothing of the kind"))
     write_settings(place)
-    shown = run(place, "audience", "preview", "vips", "--json")
+    shown = inside(place, "audience", "preview", "vips", "--json")
     assert shown.status == 1
     assert "max_reject_share" in shown.told["guard"]
 
@@ -504,7 +504,7 @@ def test_a_second_process_is_told_that_another_is_at_work(place, box):
     write_settings(place, braze={"timeout": "10s"}, **EVENTS)
     first = start(place, "audience", "sync", "vips")
     until(lambda: box.requests("gone") or list(place.ours.rglob("unknown/*")))
-    second = run(place, "audience", "sync", "vips")
+    second = inside(place, "audience", "sync", "vips")
     assert second.status == 1
     assert "has been at work" in second.stderr
     assert end(first).status == 0
@@ -683,7 +683,7 @@ def test_a_refusal_stops_the_run_and_nothing_but_the_journal_moves(
     with stub(lambda _: Reply(status, {"message": "no"})) as braze:
         there = replace(place, braze=braze.url)
         write_settings(there, braze={"concurrency": 2}, **settings)
-        refused = run(there, "audience", "sync", "vips")
+        refused = inside(there, "audience", "sync", "vips")
         assert (refused.status, refused.stdout) == (1, "")
         told = " ".join(refused.stderr.split())
         assert f"Braze answered {status}" in told
@@ -702,7 +702,7 @@ def test_a_refusal_stops_the_run_and_nothing_but_the_journal_moves(
 def test_a_run_without_a_key_stops_before_anything(place, box):
     export(place, rows(range(10)))
     write_settings(place)
-    found = run(place, "audience", "sync", "vips", BRAZE_API_KEY="")
+    found = inside(place, "audience", "sync", "vips", BRAZE_API_KEY="")
     assert found.status == 2
     assert "BRAZE_API_KEY" in found.stderr
     assert box.requests() == 0
@@ -879,7 +879,7 @@ def test_an_old_run_of_attributes_is_not_retried_over_a_later_one(place):
 def test_there_is_nothing_to_retry_of_a_run_that_never_was(place, box):
     export(place, rows(range(10)))
     synced(place)
-    found = run(place, "audience", "retry", "vips", "20200101T000000Z-0000")
+    found = inside(place, "audience", "retry", "vips", "20200101T000000Z-0000")
     assert found.status == 1
     assert "there is no run" in found.stderr
     assert box.objects() == 10
@@ -899,19 +899,19 @@ def test_status_tells_what_became_of_the_runs_the_newest_first(place):
 def test_status_of_one_run_and_of_none(place):
     write_settings(place)
     export(place, rows(range(10)))
-    assert "no runs yet" in run(place, "audience", "status", "vips").stdout
+    assert "no runs yet" in inside(place, "audience", "status", "vips").stdout
     assert not place.kept.exists()
     found = synced(place)
-    told = run(place, "audience", "status", "vips", found.run, "--json").told
+    told = inside(place, "audience", "status", "vips", found.run, "--json").told
     assert [one["run"] for one in told["runs"]] == [found.run]
     assert told["undecided"] == {}
-    assert run(place, "audience", "status", "vips", "never").status == 2
+    assert inside(place, "audience", "status", "vips", "never").status == 2
 
 
 def test_status_names_what_nobody_knows(place, box):
     found = lost(place, box, 20)
     write_settings(place, **EVENTS)
-    shown = " ".join(run(place, "audience", "status", "vips").stdout.split())
+    shown = " ".join(inside(place, "audience", "status", "vips").stdout.split())
     assert f"20 objects of {found.run} may have arrived" in shown
     assert "--unknown send|keep" in shown
 
@@ -919,7 +919,7 @@ def test_status_names_what_nobody_knows(place, box):
 def test_strict_makes_a_run_that_needs_a_look_end_with_3(place, box):
     export(place, people(*range(199), email="a@example.com") + people(199, email="x"))
     write_settings(place)
-    assert run(place, "audience", "sync", "vips", "--strict").status == 3
+    assert inside(place, "audience", "sync", "vips", "--strict").status == 3
     assert box.objects() == 199
 
 
@@ -928,11 +928,11 @@ def test_a_file_is_synced_once_without_being_configured(place, box):
     path = place.root / "Spring visitors.csv"
     write_csv(path, [{"who": id_of(1), "Tier": "gold"}])
     once = [str(path), "--set", 'columns={who="external_id"}', "--set", "settle=0s"]
-    first = run(place, "audience", "sync", *once, "--set", "membership=Spring")
+    first = inside(place, "audience", "sync", *once, "--set", "membership=Spring")
     assert first.status == 0, first.stderr
     assert held(box) == {id_of(1): {"Tier": "gold", "Spring": True}}
     assert (place.ours / "Spring_visitors").is_dir()
-    again = run(place, "audience", "sync", *once, "--set", "membership=Spring")
+    again = inside(place, "audience", "sync", *once, "--set", "membership=Spring")
     assert "nothing new" in again.stdout
     assert box.objects() == 1
 
@@ -940,7 +940,9 @@ def test_a_file_is_synced_once_without_being_configured(place, box):
 def test_a_setting_that_is_none_is_refused(place, box):
     write_settings(place)
     export(place, rows(range(3)))
-    found = run(place, "audience", "sync", str(place.export), "--set", "kinds=events")
+    found = inside(
+        place, "audience", "sync", str(place.export), "--set", "kinds=events"
+    )
     assert found.status == 2
     assert "kinds" in found.stderr
     assert box.requests() == 0
@@ -1026,7 +1028,7 @@ def test_an_export_that_is_still_being_written_is_not_sent(place, box):
 
 def test_an_audience_that_is_not_configured_is_no_audience(place):
     write_settings(place)
-    found = run(place, "audience", "sync", "nobody")
+    found = inside(place, "audience", "sync", "nobody")
     assert found.status == 2
     assert "vips" in found.stderr
 
