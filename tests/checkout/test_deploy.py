@@ -258,10 +258,16 @@ def test_a_wrong_command_would_be_noticed(wrong):
     assert not is_ours(wrong)
 
 
+def deployed():
+    """Return the files, without what Python makes of them where they are imported."""
+    found = (one for one in DEPLOY.rglob("*") if one.is_file())
+    return [one for one in found if one.suffix != ".pyc"]
+
+
 def test_the_page_says_how_every_way_is_started():
     typed = "\n".join(consoles())
-    for path in DEPLOY.rglob("*"):
-        mentioned = path.is_dir() or path.name in PAGE or path.suffix == ".conf"
+    for path in deployed():
+        mentioned = path.name in PAGE or path.suffix == ".conf"
         assert mentioned or "prometheus" in path.parts or "grafana" in path.parts, path
     for path in re.findall(r"deploy/[\w./@-]+[\w@]", typed + PAGE):
         assert (ROOT / path).exists(), path
@@ -280,8 +286,7 @@ def known_variables():
 
 
 def test_every_variable_is_a_setting():
-    files = [one for one in DEPLOY.rglob("*") if one.is_file()]
-    texts = [one.read_text("utf-8") for one in (*files, ROOT / "Dockerfile")]
+    texts = [one.read_text("utf-8") for one in (*deployed(), ROOT / "Dockerfile")]
     named = set(re.findall(r"\bCURRENTS_[A-Z_]+", "".join(texts) + PAGE))
     assert named - known_variables() == set()
 
@@ -301,7 +306,7 @@ def test_the_settings_of_ecs_and_kubernetes_can_be_used(tmp_path, monkeypatch):
 
 def test_no_secret_is_in_a_file():
     names = re.compile(r"(?i)(api|partner|import)_key|token|password")
-    for path in (one for one in DEPLOY.rglob("*") if one.is_file()):
+    for path in deployed():
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
             harmless = re.search(
                 r"secret|automountServiceAccountToken|^#", line, re.IGNORECASE
