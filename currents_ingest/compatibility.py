@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from currents_ingest.contracts import NEEDED
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from currents_ingest.contracts import Contract
     from currents_ingest.schemas import Field, WriterSchema
@@ -65,7 +65,7 @@ class Change:
 
 
 def compare(
-    writer: WriterSchema, contract: Contract, registered: Collection[str] = ()
+    writer: WriterSchema, contract: Contract, registered: Iterable[WriterSchema] = ()
 ) -> Comparison:
     """Tell what files of a writer schema mean for a feed.
 
@@ -77,11 +77,12 @@ def compare(
     Args:
         writer: The schema in the files' header.
         contract: The feed's contract, pinned or about to be.
-        registered: Fingerprints of the event type's schemas in the registry.
+        registered: The event type's schemas in the registry.
     """
     if breaks := (*unusable(writer), *_misfits(writer, contract)):
         return Comparison(Verdict.BREAKING, breaks)
-    known, new = writer.fingerprint in registered, unmapped(writer, contract)
+    known = any(one.text == writer.text for one in registered)
+    new = unmapped(writer, contract)
     # What no column may be named stays in unmapped_fields, however well we know it.
     if new and not (known and contract.grown([writer]) == contract):
         told = tuple(f"field {each.name} ({describe(each)}) is new" for each in new)
@@ -120,7 +121,7 @@ def _judged(
         breaks = unusable(writer)
         verdict = Verdict.BREAKING if breaks else Verdict.ADDITIVE
         return Comparison(verdict, breaks or ("the event type is new",))
-    found = compare(writer, contract, {one.fingerprint for one in registered})
+    found = compare(writer, contract, registered)
     before = [*reversed(seen), *reversed(registered)]
     if found.verdict in (Verdict.KNOWN, Verdict.BREAKING) or not before:
         return found

@@ -72,13 +72,17 @@ class WriterSchema:
     name: str
     """Full name, such as ``dataexport.S3.inner.users.messages.email.Open``."""
     fields: tuple[Field, ...]
-    fingerprint: str
     canonical: str = field(repr=False)
     """Parsing Canonical Form: enough to decode, nothing else."""
     text: str = field(repr=False)
-    """The same with the record's defaults: what the fingerprint is of."""
+    """The same with the record's defaults: two schemas with one are the same."""
     form: Json = field(hash=False, compare=False, repr=False)
     """The schema with full names and with defaults, for schema resolution."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the Rabin fingerprint of the text: what it is called elsewhere."""
+        return _fingerprint(self.text)
 
     @property
     def flat(self) -> bool:
@@ -133,10 +137,6 @@ class Registry:
     def writers(self, event_type: str) -> list[WriterSchema]:
         """Return the schemas alone."""
         return [version.writer for version in self.versions(event_type)]
-
-    def fingerprints(self, event_type: str) -> frozenset[str]:
-        """Return the fingerprints of an event type's versions."""
-        return frozenset(writer.fingerprint for writer in self.writers(event_type))
 
     def version(self, event_type: str, fingerprint: str) -> SchemaVersion | None:
         """Return the version of an event type that has a fingerprint."""
@@ -227,11 +227,16 @@ def read(schema: Json) -> WriterSchema:
     return WriterSchema(
         name=form["name"],
         fields=tuple(map(_field, form["fields"], schema["fields"])),
-        fingerprint=fingerprint(text, "CRC-64-AVRO"),
         canonical=canonical,
         text=text,
         form=parsed,
     )
+
+
+@lru_cache(maxsize=1024)
+def _fingerprint(text: str) -> str:
+    """Take the fingerprint when it is asked for: it costs more than all the reading."""
+    return fingerprint(text, "CRC-64-AVRO")
 
 
 @lru_cache(1024)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from currents_ingest.contracts import column_type, feed_name
@@ -27,7 +28,7 @@ RAW = "raw"
 """In ``feeds.include``: every event type's own feed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Selection:
     """The registry, the contracts of unified feeds, and what the settings say."""
 
@@ -61,15 +62,26 @@ class Selection:
 
     def decided(self, feed: str) -> Decided:
         """Return what the user decided about a unified feed."""
-        brands = self.settings.brands
         return Decided(
-            brand=brands.default,
-            brands={name.lower(): brand for name, brand in brands.names.items()},
-            region=brands.region or None,
-            regions={name.lower(): region for name, region in brands.regions.items()},
+            brand=self.settings.brands.default,
+            brands=self._brands,
+            region=self.settings.brands.region or None,
+            regions=self._regions,
             options=self.settings.feeds.options.get(feed, {}),
             privacy=self.privacy(feed),
         )
+
+    @cached_property
+    def _brands(self) -> dict[str, str]:
+        return _lower(self.settings.brands.names)
+
+    @cached_property
+    def _regions(self) -> dict[str, str]:
+        return _lower(self.settings.brands.regions)
+
+
+def _lower(names: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): one for name, one in names.items()}
 
 
 def select(settings: Settings) -> Selection:
