@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-_AT_ONCE = 4
+_AT_ONCE = 8
 """Indexes that are read and looked up at once."""
 SMALL = 4 << 20
 """Bytes of Parquet up to which rows for a unified feed wait to be merged."""
@@ -132,11 +133,11 @@ def keep(
     """
     rows, index, duplicates = pl.DataFrame(), dedupe.NOTHING, 0
     if read.inputs:
-        frames = chain(
-            (parquet.from_bytes(feeds.gather(some)) for some in _some(objects)),
-            (pl.concat(one.ids for one in some) for some in _some(earlier)),
+        looks = chain(
+            (partial(_stored, feeds.gather(some), hours) for some in _some(objects)),
+            (partial(_told, some, hours) for some in _some(earlier)),
         )
-        kept = dedupe.deduplicate(read.rows, (_within(one, hours) for one in frames))
+        kept = dedupe.deduplicate(read.rows, looks)
         rows, index, duplicates = kept.rows, kept.index, kept.duplicates
     return Kept(
         read=replace(read, rows=pl.DataFrame()),
@@ -218,8 +219,19 @@ def _some(items: Sequence[T]) -> Iterator[Sequence[T]]:
     return (items[at : at + _AT_ONCE] for at in range(0, len(items), _AT_ONCE))
 
 
-def _within(index: pl.DataFrame, hours: Sequence[int]) -> pl.DataFrame:
-    return index.filter(pl.col(dedupe.HOUR).is_in(hours))
+def _stored(bodies: list[bytes], hours: Sequence[int], column: str) -> pl.DataFrame:
+    """Read a column of index objects, of these hours alone."""
+    return _within(parquet.from_bytes(bodies, [column, dedupe.HOUR]), hours, column)
+
+
+def _told(some: Sequence[Index], hours: Sequence[int], column: str) -> pl.DataFrame:
+    """Return a column of indexes, of these hours alone."""
+    whole = pl.concat(one.ids.select(column, dedupe.HOUR) for one in some)
+    return _within(whole, hours, column)
+
+
+def _within(index: pl.DataFrame, hours: Sequence[int], column: str) -> pl.DataFrame:
+    return index.filter(pl.col(dedupe.HOUR).is_in(hours)).select(column)
 
 
 @dataclass(slots=True)

@@ -1,11 +1,14 @@
 """Drop rows whose event id was already delivered.
 
 The index holds the ids of each batch with their event hours. A redelivered event has
-the same ``time``, so only the hours present in a batch need to be looked up.
+the same ``time``, so only the hours present in a batch need to be looked up. Late
+events come from hundreds of hours, so that may be most of what was delivered for weeks;
+what is compared first is a number made of each id, which takes a third of the time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,9 +17,15 @@ import polars as pl
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-ID, HOUR = "id", "event_hour"
-NOTHING = pl.DataFrame(schema={ID: pl.String, HOUR: pl.Int32})
+ID, HOUR, END = "id", "event_hour", "id_end"
+NOTHING = pl.DataFrame(schema={ID: pl.String, HOUR: pl.Int32, END: pl.Int64})
 """The index of a batch without rows."""
+_DIGITS = 12
+"""So many of a UUID's last are random, and fit a number: of a million ids in a thousand
+batches hardly any two have the same."""
+
+Look = Callable[[str], pl.DataFrame]
+"""Reads one column of an index, or of several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +34,7 @@ class Deduplicated:
 
     rows: pl.DataFrame
     index: pl.DataFrame
-    """Columns ``id`` and ``event_hour`` (hours since 1970, UTC), by hour."""
+    """As ``index_of`` gives it, by hour (hours since 1970, UTC)."""
     duplicates: int
 
 
@@ -36,12 +45,16 @@ def hours_of(rows: pl.DataFrame) -> pl.Series:
 
 
 def index_of(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return ids and event hours of conformed rows, in the rows' order.
+    """Return ids, event hours and the ids' ends, in the rows' order.
 
-    The ids are copies: as they come from the decoder, they would keep all columns of
-    their rows in memory for as long as later batches are held against them.
+    An id's end is its last twelve digits as a number; null if they are no hexadecimal
+    ones. The ids are copies: as they come from the decoder, they would keep all columns
+    of their rows in memory for as long as later batches are held against them.
     """
-    return rows.select(pl.format("{}", pl.col(ID)).alias(ID), hours_of(rows))
+    end = pl.col(ID).str.tail(_DIGITS).str.to_integer(base=16, strict=False)
+    return rows.select(
+        pl.format("{}", pl.col(ID)).alias(ID), hours_of(rows), end.alias(END)
+    )
 
 
 def first_of_each(rows: pl.DataFrame) -> pl.DataFrame:
@@ -50,22 +63,27 @@ def first_of_each(rows: pl.DataFrame) -> pl.DataFrame:
     return rows if first.all() else rows.filter(first)
 
 
-def without(rows: pl.DataFrame, delivered: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """Keep the rows whose id none of the index frames has, in order.
+def delivered_of(index: pl.DataFrame, delivered: Iterable[Look]) -> pl.DataFrame:
+    """Return the ids that an index has with any of others: column ``id``.
 
-    Hardly any row comes twice: what is delivered is looked up among these rows, which
-    are fewer, and the rows stay as they are unless something was found.
+    Hardly any row comes twice: what is delivered is looked up among the index's ids,
+    which are fewer, and those of others are read only where two end alike.
     """
-    own = rows.select(ID)
-    found = (frame.select(ID).join(own, on=ID, how="semi") for frame in delivered)
-    twice = pl.concat([own.head(0), *(one for one in found if one.height)])
-    if twice.is_empty():
-        return rows
-    return rows.join(twice, on=ID, how="anti", maintain_order="left")
+    found = [index.select(ID).head(0)]
+    for look in delivered:
+        ends = index.select(END)
+        if not look(END).join(ends, on=END, how="semi", nulls_equal=True).is_empty():
+            found.append(look(ID).join(index.select(ID), on=ID, how="semi"))
+    return pl.concat(found)
 
 
-def deduplicate(rows: pl.DataFrame, delivered: Iterable[pl.DataFrame]) -> Deduplicated:
+def deduplicate(rows: pl.DataFrame, delivered: Iterable[Look]) -> Deduplicated:
     """Drop rows delivered twice, within these rows and against *delivered*."""
-    fresh = without(first_of_each(rows), delivered)
-    index = index_of(fresh).sort(HOUR, maintain_order=True)
+    fresh = first_of_each(rows)
+    index = index_of(fresh)
+    twice = delivered_of(index, delivered)
+    if not twice.is_empty():
+        new = ~index[ID].is_in(twice[ID].implode())
+        fresh, index = fresh.filter(new), index.filter(new)
+    index = index.sort(HOUR, maintain_order=True)
     return Deduplicated(fresh, index, rows.height - fresh.height)
