@@ -230,7 +230,7 @@ def hidden(rows: pl.DataFrame, privacy: Mapping[str, Choice]) -> pl.DataFrame:
         for name, choice in chosen.items()
         if name in rows.columns
     ]
-    texts, names = rows[UNMAPPED], [f'"{name}":' for name in chosen]
+    texts, names = rows[UNMAPPED], [f"{json.dumps(name)}:" for name in chosen]
     if (at := texts.str.contains_any(names).arg_true()).len():
         found = [_hidden_within(text, chosen) for text in texts[at]]
         columns.append(pl.lit(texts.clone().scatter(at, found)))

@@ -21,8 +21,8 @@ ID, HOUR, END = "id", "event_hour", "id_end"
 NOTHING = pl.DataFrame(schema={ID: pl.String, HOUR: pl.Int32, END: pl.Int64})
 """The index of a batch without rows."""
 _DIGITS = 12
-"""So many of a UUID's last are random, and fit a number: of a million ids in a thousand
-batches hardly any two have the same."""
+"""So many of a UUID's last are random, and fit a number: among a hundred thousand ids
+and a million others two agree once in three thousand times."""
 
 Look = Callable[[str], pl.DataFrame]
 """Reads one column of an index, or of several."""
@@ -69,12 +69,14 @@ def delivered_of(index: pl.DataFrame, delivered: Iterable[Look]) -> pl.DataFrame
     Hardly any row comes twice: what is delivered is looked up among the index's ids,
     which are fewer, and those of others are read only where two end alike.
     """
-    found = [index.select(ID).head(0)]
-    for look in delivered:
-        ends = index.select(END)
-        if not look(END).join(ends, on=END, how="semi", nulls_equal=True).is_empty():
-            found.append(look(ID).join(index.select(ID), on=ID, how="semi"))
-    return pl.concat(found)
+    ids, ends = index.select(ID), index.select(END)
+    alike = (
+        look
+        for look in delivered
+        if look(END).join(ends, on=END, how="semi", nulls_equal=True).height
+    )
+    both = (look(ID).join(ids, on=ID, how="semi") for look in alike)
+    return pl.concat([ids.head(0), *both])
 
 
 def deduplicate(rows: pl.DataFrame, delivered: Iterable[Look]) -> Deduplicated:

@@ -264,6 +264,11 @@ def test_unmapped_fields_are_hidden_too():
         assert [json.loads(text) if text else None for text in texts] == wanted
 
 
+def test_a_field_whose_name_json_escapes_is_hidden_too():
+    rows = pl.DataFrame({"unmapped_fields": [json.dumps({"pré": "x"}), None]})
+    assert hidden(rows, {"pré": "drop"})["unmapped_fields"].to_list() == [None, None]
+
+
 # What the settings may choose
 
 
